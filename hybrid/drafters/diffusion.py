@@ -1,0 +1,174 @@
+"""The diffusion drafter: denoises the whole canvas in parallel."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hybrid.diffusion import noise as streams
+from hybrid.diffusion.bound import corrupt_by_counts
+from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.corruption import Absorbing, Corruption
+from hybrid.diffusion.draft import draft
+from hybrid.diffusion.guidance import Banned, Counted, Denoiser, Ended, Ending, Predict
+from hybrid.diffusion.noise import Noise, sample
+from hybrid.diffusion.policy import Confidence, Policy
+from hybrid.diffusion.schedule import Linear, NoiseSchedule
+from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Plan, Request
+from hybrid.kinds import register
+from hybrid.nets.layout import Segment
+from hybrid.nets.network import Memory, Network, prompt_segment
+from hybrid.nets.pairing import Hidden
+from hybrid.records import Batch, Special, Spent
+
+
+def canvas_segment(z: Int[Tensor, "b l"], start: Int[Tensor, "b"], name: str = "canvas") -> Segment:
+    """The canvas: bidirectional, after the prompt. Its positions are those of the sketch it will become."""
+    at = start[:, None] + 1 + torch.arange(z.shape[1], device=z.device)  # 1: the marker that opens a clean sketch
+    return Segment(name, z, torch.ones_like(z, dtype=torch.bool), at, is_causal=False, sees=("prompt",))
+
+
+@dataclass(frozen=True)
+class CanvasDenoiser(Denoiser):
+    """The network's prediction of a canvas, over the remembered prompt, which is encoded once."""
+
+    network: Network
+    memory: Memory
+
+    def __call__(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"]) -> Float[Tensor, "b l k"]:
+        hidden = self.network([canvas_segment(z, self.memory.next_position)], self.memory)
+        return self.network.logits(hidden["canvas"])
+
+    def select(self, rows: Int[Tensor, "r"]) -> "CanvasDenoiser":
+        return CanvasDenoiser(self.network, self.memory.select(rows))
+
+
+@register(Drafter, "diffusion")
+@dataclass(frozen=True)
+class Diffusion(Drafter):
+    """Discrete diffusion over the canvas, conditioned on the prompt.
+
+    corruption, schedule: the forward process. policy, temperature: defaults of a call; a call may name others.
+    times: "counts" masks exactly n of l positions, n uniform (bounded weight l / n); "continuous" masks each
+        position at a stratified time t (weight from the schedule). Both estimate the same bound.
+    train_weight: exponent on that weight in training. 1 is the bound; 0 weighs all masked tokens alike.
+    copies: corruptions of each sketch per training step, which share one encoding of the prompt.
+    """
+
+    learns: ClassVar[bool] = True
+    steps_matter: ClassVar[bool] = True
+
+    corruption: Corruption = field(default_factory=Absorbing)
+    schedule: NoiseSchedule = field(default_factory=Linear)
+    policy: Policy = field(default_factory=Confidence)
+    temperature: float = 0.0
+    times: Literal["counts", "continuous"] = "counts"
+    train_weight: float = 1.0
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        if self.copies < 1:
+            raise ValueError(f"copies={self.copies}: must be 1 or more")
+        if not 0 <= self.train_weight <= 1:
+            raise ValueError(f"train_weight={self.train_weight}: must be between 0 (tokens alike) and 1 (the bound)")
+
+    def plan(
+        self, network: Network, batch: Batch, t: Float[Tensor, "b"], noise: Noise, special: Special
+    ) -> Plan | None:
+        prompt = prompt_segment(batch.prompts)
+        start = batch.prompts.keep.sum(-1)
+        x = batch.sketch
+        segments, copies = [prompt], []
+        for copy in range(self.copies):
+            u = noise.uniform(streams.CORRUPT, copy, x.shape[1])
+            at = 1 - (1 - t + copy / self.copies) % 1.0  # the copies cover the times evenly too, in (0, 1]
+            if self.times == "counts":
+                z, weight = corrupt_by_counts(x, at, u, special.mask)
+            else:
+                z, weight = self.corruption.corrupt(x, self.schedule.alpha(at), u, special.mask), None
+            segments.append(canvas_segment(z, start, f"canvas{copy}"))
+            copies.append((z, at, weight))
+
+        def cost(hidden: Hidden) -> Float[Tensor, "b"]:
+            total = torch.zeros(len(x), device=x.device)
+            for copy, (z, at, weight) in enumerate(copies):
+                logits = _ruled(Predict(lambda *_, h=hidden[f"canvas{copy}"]: network.logits(h)), special)(z, at)
+                total = total + self._cost(logits, x, z, at, weight, special)
+            return total / self.copies
+
+        return Plan(segments, cost, (x != special.pad).sum(-1))
+
+    def _cost(
+        self,
+        logits: Float[Tensor, "b l k"],
+        x: Int[Tensor, "b l"],
+        z: Int[Tensor, "b l"],
+        t: Float[Tensor, "b"],
+        weight: Float[Tensor, "b"] | None,
+        special: Special,
+    ) -> Float[Tensor, "b"]:
+        if weight is None:
+            cost = self.corruption.cost(logits, x, z, t, self.schedule, special.mask).sum(-1)
+            weight = self.schedule.weight(t)
+        else:
+            nll = torch.nn.functional.cross_entropy(logits.float().movedim(-1, 1), x, reduction="none")
+            cost = weight.float() * torch.where(z == special.mask, nll, 0.0).sum(-1)
+        return cost * (weight ** (self.train_weight - 1)).float()
+
+    @torch.no_grad()
+    def one_step(
+        self, network: Network, batch: Batch, rows: Int[Tensor, "r"], noise: Noise, special: Special
+    ) -> Int[Tensor, "r l"]:
+        some = batch.prompts.select(rows)
+        length = batch.sketch.shape[1]
+        z = torch.full((len(rows), length), special.mask, device=rows.device)
+        hidden = network([prompt_segment(some), canvas_segment(z, some.keep.sum(-1))])
+        ruled = _ruled(Predict(lambda *_: network.logits(hidden["canvas"])), special)
+        tokens = sample(ruled(z, torch.ones(len(rows))), noise.select(rows).uniform(streams.DRAW, 0, length))
+        over = _ending(special).is_over(tokens)
+        return torch.where(over, special.pad, tokens)
+
+    @torch.no_grad()
+    def bind(self, network: Network, request: Request, spent: Spent) -> tuple[Denoiser, Memory]:
+        """Encode the prompts once; the denoiser over them, ruled and counted, and their memory."""
+        rows, width = request.prompts.tokens.shape
+        spent.charge("denoiser", positions=width, flops=network.flops(width, width))
+        _, memory = network.remember([prompt_segment(request.prompts)])
+        inner = CanvasDenoiser(network, memory.read_only())
+        flops = network.flops(request.canvas, width + request.canvas)
+        return _ruled(Counted(inner, spent, torch.arange(rows), flops), request.special), memory
+
+    def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
+        assert network is not None
+        special = request.special
+        denoise, memory = self.bind(network, request, spent)
+        rows, device = len(request.prompts), request.prompts.tokens.device
+        u = noise.uniform(streams.CORRUPT, 0, request.canvas)
+        state = None
+        for state in draft(
+            denoise,
+            self.corruption.pure_noise(rows, request.canvas, u, special.mask),
+            self.policy,
+            budget.rows(rows, request.canvas, device),
+            noise,
+            corruption=self.corruption,
+            schedule=self.schedule,
+            mask_id=special.mask,
+            temperature=self.temperature,
+            close=_ending(special).close,
+        ):
+            yield state
+        assert state is not None  # draft yields its first state before any step
+        is_blank = self.corruption.is_open(state.z, special.mask).all(-1, keepdim=True)
+        return Drafted(torch.where(is_blank, special.pad, state.z), state.confidence, memory)
+
+
+def _ending(special: Special) -> Ending:
+    return Ending(special.end, special.pad, special.mask)
+
+
+def _ruled(denoise: Denoiser, special: Special) -> Denoiser:
+    """What never stands on a canvas is banned, and what must stand there is certain."""
+    return Ended(Banned(denoise, special.never_drafted), _ending(special))

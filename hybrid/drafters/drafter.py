@@ -1,0 +1,94 @@
+"""The contract of a drafter."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.draft import State
+from hybrid.diffusion.noise import Noise
+from hybrid.nets.layout import Segment
+from hybrid.nets.network import Memory, Network
+from hybrid.nets.pairing import Hidden
+from hybrid.records import Batch, Prompts, Special, Spent
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a drafter is asked: prompts and canvas length. Controls also read the gold sketch, or another's."""
+
+    prompts: Prompts
+    canvas: int
+    special: Special
+    gold: Int[Tensor, "b l"] | None = None
+    other: Int[Tensor, "b l"] | None = None
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """A finished draft.
+
+    memory: the prompt as the drafting network remembers it, for a decoder that shares the network.
+    holds_sketch: that memory also holds the sketch, all but its end token, as a decoder would have read it.
+    """
+
+    sketch: Int[Tensor, "b l"]
+    confidence: Float[Tensor, "b l"] | None = None
+    memory: Memory | None = None
+    holds_sketch: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A drafter's part of a training step: its row of segments, and the cost of their hidden states.
+
+    cost: hidden states -> nats per row, (b,). count: supervised tokens per row, (b,): the sketch and its end.
+    """
+
+    segments: list[Segment]
+    cost: Callable[[Hidden], Float[Tensor, "b"]]
+    count: Int[Tensor, "b"]
+
+
+Drafting = Generator[State, None, Drafted]
+
+
+@dataclass(frozen=True)
+class Drafter:
+    """Puts a sketch on the canvas. Stateless: a network is handed in, and randomness too.
+
+    learns: has a network and a training cost. steps_matter: a budget in steps changes what it does.
+    """
+
+    learns: ClassVar[bool] = False
+    steps_matter: ClassVar[bool] = False
+
+    def plan(
+        self, network: Network, batch: Batch, t: Float[Tensor, "b"], noise: Noise, special: Special
+    ) -> Plan | None:
+        """Its part of a training step at times t; None where it learns nothing."""
+        return None
+
+    def one_step(
+        self, network: Network, batch: Batch, rows: Int[Tensor, "r"], noise: Noise, special: Special
+    ) -> Int[Tensor, "r l"] | None:
+        """Drafts of some rows by a single forward, without gradient; None where it has none."""
+        return None
+
+    def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
+        """Yields the canvas state by state and returns the draft; all forwards are charged to `spent`."""
+        raise NotImplementedError
+
+
+def finish(drafting: Drafting, watch: Callable[[State], None] | None = None) -> Drafted:
+    """Run a drafting to its end; `watch` sees every state."""
+    while True:
+        try:
+            state = next(drafting)
+        except StopIteration as stop:
+            return stop.value
+        if watch is not None:
+            watch(state)

@@ -1,0 +1,1 @@
+"""Networks over a transformers backbone: segments and attention, memories, pairings, decoding."""

@@ -1,0 +1,97 @@
+"""Backbones: transformers models, built from a config. A fork registers another kind, or names it by path."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedModel, Qwen3Config
+
+from hybrid.kinds import register
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Builds a language model with `base_model`, input and output embeddings, as transformers defines them."""
+
+    def build(self, vocabulary: int) -> PreTrainedModel:
+        """A freshly initialised model over `vocabulary` tokens, from torch's global generator."""
+        raise NotImplementedError
+
+
+@register(Backbone, "qwen3")
+@dataclass(frozen=True)
+class Qwen3(Backbone):
+    """A small Qwen3 (arXiv 2505.09388): rotary positions, RMS norm, gated MLP, query and key norm.
+
+    width: of the residual stream. heads: width / heads is the width of one. mlp: inner width over `width`.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp: float = 4.0
+    initial_scale: float = 0.02
+
+    def __post_init__(self) -> None:
+        _check_heads(self.width, self.heads)
+
+    def build(self, vocabulary: int) -> PreTrainedModel:
+        config = Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=self.width,
+            intermediate_size=int(self.mlp * self.width * 2 / 3),  # three matrices cost what two would at `mlp`
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            head_dim=self.width // self.heads,
+            max_position_embeddings=4096,
+            initializer_range=self.initial_scale,
+            tie_word_embeddings=True,
+            pad_token_id=None,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+        )
+        return AutoModelForCausalLM.from_config(config)
+
+
+@register(Backbone, "gpt_neox")
+@dataclass(frozen=True)
+class GPTNeoX(Backbone):
+    """A small GPT-NeoX (arXiv 2204.06745): rotary positions, layer norm, plain MLP in parallel with attention.
+
+    Layer norm and GELU are single kernels on CPUs, where Qwen3's norms and gates are many small ones.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp: float = 4.0
+    initial_scale: float = 0.02
+
+    def __post_init__(self) -> None:
+        _check_heads(self.width, self.heads)
+
+    def build(self, vocabulary: int) -> PreTrainedModel:
+        config = GPTNeoXConfig(
+            vocab_size=vocabulary,
+            hidden_size=self.width,
+            intermediate_size=int(self.mlp * self.width),
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            rotary_pct=1.0,
+            max_position_embeddings=4096,
+            initializer_range=self.initial_scale,
+            tie_word_embeddings=True,
+            pad_token_id=None,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+        )
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if width % heads or (width // heads) % 2:
+        raise ValueError(f"width={width} must divide by heads={heads} into an even number")

@@ -1,0 +1,72 @@
+"""Rows of segments: who attends to whom, and at which position.
+
+A row is laid out as segments, such as prompt, canvas, sketch and answer. A segment is causal or bidirectional
+within itself and sees the whole of the segments that it names. One boolean mask follows from that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a row.
+
+    keep: False on padding, which nobody attends to. positions: for the rotary embedding.
+    is_causal: attends within itself only to the left. sees: names of other segments it attends to in full.
+    """
+
+    name: str
+    tokens: Int[Tensor, "b n"]
+    keep: Bool[Tensor, "b n"]
+    positions: Int[Tensor, "b n"]
+    is_causal: bool
+    sees: tuple[str, ...] = ()
+
+
+def running(keep: Bool[Tensor, "b n"], start: Int[Tensor, "b"] | int = 0) -> Int[Tensor, "b n"]:
+    """Positions that count kept tokens only, from `start`: padding on either side shifts nothing."""
+    begin = start[:, None] if isinstance(start, Tensor) else start
+    return begin + (keep.cumsum(-1) - 1).clamp(min=0)
+
+
+@lru_cache(maxsize=64)
+def _pattern(shape: tuple[tuple[str, int, bool, tuple[str, ...]], ...], device: torch.device) -> Bool[Tensor, "n n"]:
+    """Attention between segments of (name, length, is_causal, sees), padding aside."""
+    rows = []
+    for name, length, is_causal, sees in shape:
+        blocks = []
+        for other, width, _, _ in shape:
+            block = torch.ones(length, width, dtype=torch.bool, device=device)
+            if other == name:
+                blocks.append(block.tril() if is_causal else block)
+            else:
+                blocks.append(block if other in sees else ~block)
+        rows.append(torch.cat(blocks, dim=1))
+    return torch.cat(rows, dim=0)
+
+
+def attention(
+    segments: Sequence[Segment], memory_keep: Bool[Tensor, "b m"] | None = None
+) -> Bool[Tensor, "b 1 n m_n"]:
+    """Mask for the row of `segments`, after `m` remembered positions that all of them see; True attends.
+
+    Padding attends to itself alone, so that no row of the softmax is empty.
+    """
+    shape = tuple((s.name, s.tokens.shape[1], s.is_causal, s.sees) for s in segments)
+    if len({s.name for s in segments}) < len(segments):
+        raise ValueError(f"segments of one row need different names, not {[s.name for s in segments]}")
+    keep = torch.cat([s.keep for s in segments], dim=1)
+    pattern = _pattern(shape, keep.device)
+    own = torch.eye(keep.shape[1], dtype=torch.bool, device=keep.device)
+    mask = (pattern & rearrange(keep, "b n -> b 1 1 n")) | own
+    if memory_keep is not None:
+        seen = rearrange(memory_keep, "b m -> b 1 1 m").expand(-1, -1, keep.shape[1], -1)
+        mask = torch.cat([seen, mask], dim=-1)
+    return mask

@@ -1,0 +1,123 @@
+"""One network: rows of segments in, hidden states out, with a memory of what is already encoded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from hybrid.nets.layout import Segment, attention, running
+from hybrid.records import Prompts
+
+
+class _ReadOnlyLayer(DynamicLayer):
+    """Attends to remembered keys and values without adding to them."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values of encoded tokens, for b rows.
+
+    keep: False on remembered padding. next_position: where each row goes on.
+    """
+
+    cache: Cache
+    keep: Bool[Tensor, "b m"]
+    next_position: Int[Tensor, "b"]
+
+    def select(self, rows: Int[Tensor, "r"]) -> "Memory":
+        """The memory of some of its rows; this one stays as it is."""
+        return Memory(_copy(self.cache, DynamicLayer, rows), self.keep[rows], self.next_position[rows])
+
+    def read_only(self) -> "Memory":
+        """The same memory, to which later forwards add nothing."""
+        return Memory(_copy(self.cache, _ReadOnlyLayer), self.keep, self.next_position)
+
+    def fork(self) -> "Memory":
+        """The same memory, to be grown apart from this one."""
+        return Memory(_copy(self.cache, DynamicLayer), self.keep, self.next_position)
+
+
+def _copy(cache: Cache, kind: type[DynamicLayer], rows: Int[Tensor, "r"] | None = None) -> Cache:
+    """A cache with layers of `kind` over the same tensors, or over some of their rows."""
+    layers = []
+    for old in cache.layers:
+        new = kind()
+        new.dtype, new.device, new.is_initialized = old.dtype, old.device, True
+        new.keys, new.values = (old.keys, old.values) if rows is None else (old.keys[rows], old.values[rows])
+        layers.append(new)
+    return Cache(layers=layers)
+
+
+class Network(nn.Module):
+    """A transformers model read as a function of segments.
+
+    `forward` returns hidden states per segment; `logits` turns the wanted ones into predictions.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, segments: Sequence[Segment], memory: Memory | None = None
+    ) -> dict[str, Float[Tensor, "b n d"]]:
+        """Hidden states of each segment, by name. A memory given is seen by all, and grows unless read-only."""
+        tokens = torch.cat([s.tokens for s in segments], dim=1)
+        self._fit_to(tokens.device)
+        attends = attention(segments, None if memory is None else memory.keep)
+        states = self.model.base_model(
+            input_ids=tokens,
+            position_ids=torch.cat([s.positions for s in segments], dim=1),
+            # Additive, since a boolean mask leaks under eager attention: it is added as 0 and 1.
+            attention_mask=torch.zeros(attends.shape, device=tokens.device).masked_fill(~attends, -torch.inf),
+            past_key_values=None if memory is None else memory.cache,
+            use_cache=memory is not None,
+        ).last_hidden_state
+        parts = states.split([s.tokens.shape[1] for s in segments], dim=1)
+        return {s.name: part for s, part in zip(segments, parts, strict=True)}
+
+    def _fit_to(self, device: torch.device) -> None:
+        """The faster attention for the device: on CPUs the fused kernel's bf16 backward is ten times slower."""
+        wanted = "eager" if device.type == "cpu" else "sdpa"
+        if self.model.config._attn_implementation != wanted:
+            self.model.set_attn_implementation(wanted)
+
+    def logits(self, hidden: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
+        """Predictions of the head; positions nobody asks about should not be passed."""
+        return self.model.get_output_embeddings()(hidden)
+
+    def remember(
+        self, segments: Sequence[Segment], memory: Memory | None = None
+    ) -> tuple[dict[str, Float[Tensor, "b n d"]], Memory]:
+        """`forward`, and the memory of everything seen so far. The memory given is used up."""
+        before = memory or Memory(
+            DynamicCache(config=self.model.config), segments[0].keep[:, :0], segments[0].positions[:, 0] * 0
+        )
+        hidden = self.forward(segments, before)
+        keep = torch.cat([before.keep, *(s.keep for s in segments)], dim=1)
+        count = sum(s.keep.sum(-1) for s in segments)
+        return hidden, Memory(before.cache, keep, before.next_position + count)
+
+    def flops(self, positions: int, context: float) -> float:
+        """Floating-point operations of a forward over `positions` positions of one row that see `context` others
+        on average: 2 per weight of every matrix and position, 4 per attended pair, head width and layer.
+        """
+        config = self.model.config
+        head = self.model.get_output_embeddings().weight
+        weights = sum(p.numel() for p in self.model.parameters() if p.ndim == 2)
+        if not config.tie_word_embeddings:
+            weights -= head.numel()  # the input embedding is a look-up
+        attended = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * context
+        return positions * (2.0 * weights + attended)
+
+
+def prompt_segment(prompts: Prompts) -> Segment:
+    """The prompt: causal, sees nothing else, so that its encoding never depends on a draft."""
+    return Segment("prompt", prompts.tokens, prompts.keep, running(prompts.keep), is_causal=True)

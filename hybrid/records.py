@@ -1,0 +1,151 @@
+"""What the parts exchange: plain records, no behaviour beyond bookkeeping.
+
+Axis letters everywhere: `b` batch, `q` prompt, `l` sketch (canvas), `a` answer, `k` vocabulary, `d` width.
+"""
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem as text. `key` is its identity: noise, corruption and draws are keyed by it."""
+
+    key: int
+    prompt: str
+    sketch: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a task's checker says of one result. `None`: the question makes no sense for this task.
+
+    answer_correct: the answer obeys the task's rules; never granted for what stands in the prompt.
+    sketch_exact: the sketch equals the gold sketch, character for character.
+    sketch_valid: the sketch is a correct derivation by the task's rules, whether or not it is the gold one.
+    draft_correct: the sketch alone, without the decoder, solves the problem.
+    """
+
+    answer_correct: bool
+    sketch_exact: bool | None = None
+    sketch_valid: bool | None = None
+    draft_correct: bool | None = None
+
+
+@dataclass(frozen=True)
+class Special:
+    """Ids of the tokens that are not text. `sketch` and `answer` open those parts; `mask` is a hole."""
+
+    pad: int = 0
+    end: int = 1
+    mask: int = 2
+    sketch: int = 3
+    answer: int = 4
+
+    @property
+    def never_drafted(self) -> tuple[int, ...]:
+        """Tokens that never stand on a finished canvas."""
+        return (self.mask, self.sketch, self.answer)
+
+    @property
+    def never_written(self) -> tuple[int, ...]:
+        """Tokens that autoregressive writing never emits: all but text and the end."""
+        return (self.pad, self.mask, self.sketch, self.answer)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Tokenised prompts, padded on the left so that every prompt ends at the same column."""
+
+    keys: Int[Tensor, "b"]
+    tokens: Int[Tensor, "b q"]
+    keep: Bool[Tensor, "b q"]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def select(self, rows: Int[Tensor, "r"]) -> "Prompts":
+        return Prompts(self.keys[rows], self.tokens[rows], self.keep[rows])
+
+    def to(self, device: torch.device | str) -> "Prompts":
+        return Prompts(self.keys.to(device), self.tokens.to(device), self.keep.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokenised examples for training and controls.
+
+    sketch: canvas of fixed length: the sketch, one end token, then pads to the canvas length.
+    answer: the answer, one end token, then pads; `answer_keep` is False on the pads.
+    """
+
+    prompts: Prompts
+    sketch: Int[Tensor, "b l"]
+    answer: Int[Tensor, "b a"]
+    answer_keep: Bool[Tensor, "b a"]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(self.prompts.to(device), *(x.to(device) for x in (self.sketch, self.answer, self.answer_keep)))
+
+
+@dataclass
+class Spent:
+    """What a call spent, counted where it is spent, per row. Added to in place; never derived from a formula.
+
+    All fields are float64 tensors of shape (b,):
+        denoiser_forwards, decoder_forwards: network calls the row took part in.
+        sequential_forwards: dependent network calls on the row's critical path, prefill and end token included.
+        positions: token positions the row sent through a network.
+        flops: floating-point operations of those positions by the network's own formula.
+        sketch_tokens, answer_tokens: tokens written, end token included, pads excluded.
+    """
+
+    denoiser_forwards: Float[Tensor, "b"]
+    decoder_forwards: Float[Tensor, "b"]
+    sequential_forwards: Float[Tensor, "b"]
+    positions: Float[Tensor, "b"]
+    flops: Float[Tensor, "b"]
+    sketch_tokens: Float[Tensor, "b"]
+    answer_tokens: Float[Tensor, "b"]
+    seconds: float = 0.0
+
+    @classmethod
+    def nothing(cls, rows: int) -> "Spent":
+        return cls(*(torch.zeros(rows, dtype=torch.float64) for f in fields(cls) if f.name != "seconds"))
+
+    def charge(
+        self,
+        part: str,
+        positions: int,
+        flops: float,
+        rows: Int[Tensor, "r"] | slice = slice(None),  # noqa: B008
+    ) -> None:
+        """One network call on `rows`, each sending `positions` positions; `part` is "denoiser" or "decoder"."""
+        getattr(self, f"{part}_forwards")[rows] += 1
+        self.sequential_forwards[rows] += 1
+        self.positions[rows] += positions
+        self.flops[rows] += flops
+
+
+@dataclass(frozen=True)
+class Reasoned:
+    """One prompt's result: the text, and what its call was allowed and spent.
+
+    complete: False where the sketch still has holes (a draft cut short) or the answer ran out of tokens.
+    """
+
+    sketch: str
+    answer: str
+    sketch_tokens: list[int]
+    answer_tokens: list[int]
+    allowed: dict[str, object]
+    spent: dict[str, float]
+    complete: bool
+    confidence: list[float] = field(default_factory=list)

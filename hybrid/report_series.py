@@ -1,0 +1,150 @@
+"""A frontier's rows in the order and the lines that its table, plot and page share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hybrid.frontier import CONTROLS, METHODS, Frontier, Row
+
+SETTINGS = ("pairing", "policy", "threshold", "block", "drafts", "batch", "answer_is")
+TITLES = {
+    "ar_drafter": "AR drafter",
+    "gold": "gold sketch",
+    "shuffled": "shuffled",
+    "pause": "pause tokens",
+}
+
+
+def ordered(rows: Sequence[Row]) -> list[Row]:
+    """Baselines, other methods, then the hybrid by policy and steps, and the controls last."""
+    return sorted(rows, key=_place)
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    known = {name: i for i, name in enumerate(METHODS)}
+    other = known["hybrid"] - 0.5
+    settings = [_rank(getattr(row, name)) for name in ("pairing", "policy", "block", "drafts", "batch")]
+    last = [_rank(getattr(row, name)) for name in ("steps", "threshold", "sequential_forwards", "seed")]
+    return known.get(row.method, other), row.method, *settings, *last
+
+
+def _rank(value: float | str | None) -> tuple[bool, Any]:
+    return value is not None, value
+
+
+@dataclass(frozen=True)
+class Point:
+    """Rows alike in every setting (runs of several seeds) as one: means, and the union of the intervals."""
+
+    rows: tuple[Row, ...]
+
+    def mean(self, name: str) -> float | None:
+        values = [getattr(row, name) for row in self.rows]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
+    def low(self) -> float:
+        return min(row.accuracy_low for row in self.rows)
+
+    @property
+    def high(self) -> float:
+        return max(row.accuracy_high for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one method under one setting, by rising steps and cost.
+
+    kind: "line" for the hybrid, "level" for a control (a horizontal line), "point" for anything else.
+    """
+
+    label: str
+    kind: Literal["line", "level", "point"]
+    method: str
+    points: tuple[Point, ...]
+
+
+def series(frontier: Frontier, ignore: Sequence[str] = ()) -> list[Series]:
+    """The lines to draw: one per method and setting; settings in `ignore` do not part rows.
+
+    A sweep over thresholds is one line. Where thresholds and steps are both swept, each threshold is a line
+    over its steps. A hybrid row at 0 steps that names no policy begins every line of its other settings.
+    """
+    methods: dict[str, list[Row]] = {}
+    for row in ordered(frontier.rows):
+        methods.setdefault(row.method, []).append(row)
+    return [line for method, rows in methods.items() for line in _lines(method, rows, ignore)]
+
+
+def _lines(method: str, rows: list[Row], ignore: Sequence[str]) -> list[Series]:
+    apart = [name for name in SETTINGS if name not in ignore]
+    origins = [row for row in rows if method == "hybrid" and row.steps == 0 and row.policy is None]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row not in origins:
+            groups.setdefault(_setting(row, apart, rows), []).append(row)
+    if not groups:
+        groups[_setting(origins[0], apart, rows)] = []
+    for group in groups.values():
+        group += [row for row in origins if not group or _begins(row, group[0], apart)]
+    varied = [name for i, name in enumerate(apart) if len({setting[i] for setting in groups}) > 1]
+    kind: Any = "line" if method == "hybrid" else "level" if method in CONTROLS else "point"
+    return [
+        Series(_label(method, dict(zip(apart, setting, strict=True)), varied), kind, method, _points(group))
+        for setting, group in groups.items()
+    ]
+
+
+def _setting(row: Row, apart: Sequence[str], rows: Sequence[Row]) -> tuple[Any, ...]:
+    setting = {name: getattr(row, name) for name in apart}
+    if "threshold" in setting and _is_sweep(row, rows):
+        setting["threshold"] = None
+    return tuple(setting.values())
+
+
+def _is_sweep(row: Row, rows: Sequence[Row]) -> bool:
+    """True where no threshold of the row's policy has more than one number of steps."""
+    same = ("policy", "pairing", "block", "drafts")
+    alike = [r for r in rows if r.steps and all(getattr(r, name) == getattr(row, name) for name in same)]
+    thresholds = {r.threshold for r in alike}
+    return 1 < len(thresholds) == len({(r.threshold, r.steps) for r in alike})
+
+
+def _begins(origin: Row, row: Row, apart: Sequence[str]) -> bool:
+    return all(getattr(origin, name) in (None, getattr(row, name)) for name in apart)
+
+
+def _label(method: str, setting: dict[str, Any], varied: Sequence[str]) -> str:
+    name = (setting.get("policy") or "no sketch") if method == "hybrid" else TITLES.get(method, method)
+    if "threshold" in varied and setting["threshold"] is not None:
+        name += f" {setting['threshold']:g}"
+    written = {"block": "block {}", "drafts": "{} drafts", "batch": "batch {}"}
+    named = ("threshold", "policy") if method == "hybrid" else ("threshold",)
+    shown = [name for name in varied if name not in named and setting[name] is not None]
+    return " · ".join([name, *(written.get(key, "{}").format(setting[key]) for key in shown)])
+
+
+def _points(rows: Sequence[Row]) -> tuple[Point, ...]:
+    cells: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        cells.setdefault((row.steps, row.threshold), []).append(row)
+    points = [Point(tuple(cell)) for cell in cells.values()]
+    return tuple(
+        sorted(points, key=lambda p: tuple(_rank(p.mean(x)) for x in ("sequential_forwards", "steps")))
+    )
+
+
+def row_label(row: Row, rows: Sequence[Row]) -> str:
+    """The row's policy with those settings, and the seed, that differ among the rows of its method."""
+    alike = [r for r in rows if r.method == row.method]
+    varied = [x for x in SETTINGS if x == "threshold" or len({getattr(r, x) for r in alike}) > 1]
+    setting = {name: getattr(row, name) for name in SETTINGS}
+    method = "hybrid" if row.method == "hybrid" else ""
+    seed = [f"seed {row.seed}"] if len({r.seed for r in alike}) > 1 and row.seed is not None else []
+    label = _label(method, setting, varied).removeprefix(" · ").strip()
+    return " · ".join(part for part in (label, *seed) if part)
+
+
+def clip(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,55 @@
+"""Tasks: problems, checkers, the tokenizer, and batches of them. Importing this registers every kind."""
+
+from hybrid.tasks.addition import Addition
+from hybrid.tasks.chain import Chain
+from hybrid.tasks.collate import collate, prompts
+from hybrid.tasks.countdown import Countdown
+from hybrid.tasks.gsm8k import Gsm8k
+from hybrid.tasks.json_lines import JsonLines
+from hybrid.tasks.multiplication import Multiplication
+from hybrid.tasks.ontology import ProntoQA, ProsQA
+from hybrid.tasks.procedural import Drawn, Draws, Procedural
+from hybrid.tasks.sudoku import Sudoku
+from hybrid.tasks.task import Data, Task, example, key_of, split
+from hybrid.tasks.tokenizer import (
+    ANSWER,
+    END,
+    MASK,
+    PAD,
+    SKETCH,
+    BytePair,
+    Character,
+    Tokenizer,
+    TokenizerConfig,
+)
+
+__all__ = [
+    "ANSWER",
+    "END",
+    "MASK",
+    "PAD",
+    "SKETCH",
+    "Addition",
+    "BytePair",
+    "Chain",
+    "Character",
+    "Countdown",
+    "Data",
+    "Drawn",
+    "Draws",
+    "Gsm8k",
+    "JsonLines",
+    "Multiplication",
+    "Procedural",
+    "ProntoQA",
+    "ProsQA",
+    "Sudoku",
+    "Task",
+    "Tokenizer",
+    "TokenizerConfig",
+    "collate",
+    "example",
+    "key_of",
+    "prompts",
+    "split",
+]

@@ -1,0 +1,96 @@
+"""Chains of modular operations: the shortest task whose sketch is worth having, with one difficulty knob."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import gcd, lcm
+from typing import ClassVar
+
+from hybrid.kinds import register
+from hybrid.records import Example, Score
+from hybrid.tasks.procedural import Draws, Procedural
+from hybrid.tasks.task import Task
+
+
+@register(Task, "chain")
+@dataclass(frozen=True)
+class Chain(Procedural):
+    """`7+3*2-5`, taken strictly from left to right modulo `modulus`; the sketch is the running states.
+
+    With modulus 10, `7+3*7-5` has the states 0, 0, 5: sketch "005" as states, "7+3=0;0*7=0;0-5=5" as equations;
+    answer "5". Operands are single digits and states are zero-padded to one width. Addends are 1 to 9 and multipliers
+    are coprime to the modulus (3, 7, 9 for modulus 10), so every operation is a bijection of the states: no step
+    forgets the ones before it, the answer depends on all of the prompt, and guessing scores 1 in `modulus`.
+
+    length: operations in a chain.
+    operations: the ones drawn from, each equally likely.
+    format: "states" or "equations".
+    """
+
+    answer_is: ClassVar[str] = "the end of the sketch"
+
+    length: int = 8
+    modulus: int = 10
+    operations: str = "+-*"
+    format: str = "states"
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"length = {self.length}: must be at least 1")
+        if not 2 <= self.modulus <= 100:
+            raise ValueError(f"modulus = {self.modulus}: must be 2 to 100")
+        if not self.operations or set(self.operations) - set("+-*"):
+            raise ValueError(f"operations = {self.operations!r}: must be one or more of + - *")
+        if self.format not in ("states", "equations"):
+            raise ValueError(f"format = {self.format!r}: must be states or equations")
+        if "*" in self.operations and not self.operands("*"):
+            raise ValueError(f"modulus = {self.modulus}: no digit is a multiplier; leave * out of operations")
+
+    def operands(self, operation: str) -> list[int]:
+        """The digits drawn after `operation`."""
+        digits = range(1, min(10, self.modulus))
+        return [d for d in digits if operation != "*" or (d > 1 and gcd(d, self.modulus) == 1)]
+
+    @cached_property
+    def steps(self) -> list[str]:
+        """`+1` to `*9`, each as often as makes the operations equally likely and the operands of one likewise."""
+        digits = {operation: self.operands(operation) for operation in sorted(set(self.operations))}
+        most = lcm(*(len(choices) for choices in digits.values()))
+        return [
+            f"{o}{d}" for o, choices in digits.items() for d in choices for _ in range(most // len(choices))
+        ]
+
+    @cached_property
+    def moves(self) -> dict[str, str]:
+        """The law: `state step` to the next state, as written; `7+3` to `0`. The first state may lack its zeros."""
+        width = len(str(self.modulus - 1))
+        result = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+        return {
+            written + step: f"{result[step[0]](state, int(step[1])) % self.modulus:0{width}d}"
+            for state in range(self.modulus)
+            for written in {f"{state:0{width}d}", str(state)}
+            for step in set(self.steps)
+        }
+
+    def draw(self, draws: Draws) -> tuple[str, str, str]:
+        prompt = str(draws.below(min(10, self.modulus))) + "".join(draws.pick(self.steps, self.length))
+        return prompt, *self.work(prompt)
+
+    def work(self, prompt: str) -> tuple[str, str]:
+        """Sketch and answer of a prompt."""
+        state, moves = prompt[0], self.moves
+        steps = [prompt[i : i + 2] for i in range(1, len(prompt), 2)]
+        if self.format == "states":
+            sketch = [state := moves[state + step] for step in steps]
+            return "".join(sketch), state
+        sketch = [f"{state}{step}={(state := moves[state + step])}" for step in steps]
+        return ";".join(sketch), state
+
+    def score(self, example: Example, sketch: str, answer: str) -> Score:
+        """The one right derivation is worked out from the prompt; gold is not looked at but for `sketch_exact`."""
+        right_sketch, right = self.work(example.prompt)
+        return Score(
+            answer_correct=answer.strip() == right,
+            sketch_exact=sketch == example.sketch,
+            sketch_valid=sketch.strip() == right_sketch,
+            draft_correct=sketch.strip().endswith(right),
+        )
