@@ -1,7 +1,6 @@
 """Readers and checkers: shipped data sets are reproduced and scored, cheating is not."""
 
 import itertools
-import json
 import os
 import warnings
 from fractions import Fraction
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.records import Example
-from hybrid.tasks import Addition, Countdown, Gsm8k, JsonLines, Multiplication, ProntoQA, ProsQA, Sudoku
+from hybrid.tasks import Addition, Countdown, Gsm8k, Multiplication, ProntoQA, ProsQA, Sudoku
 from hybrid.tasks.arithmetic import Unlawful, evaluate, holds, number
 from hybrid.tasks.sudoku import solve
 from hybrid.tasks.task import read_lines
@@ -208,7 +207,10 @@ def test_addition_scratchpads():
     assert score.answer_correct and not score.sketch_valid and not score.draft_correct
 
 
-PROMPT = "Every terpus is a brimpus. Each brimpus is a lempus. Lempuses are not red. Tom is a terpus. Sam is a lempus. "
+PROMPT = (
+    "Every terpus is a brimpus. Each brimpus is a lempus. Lempuses are not red. "
+    "Tom is a terpus. Sam is a lempus. "
+)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ PROMPT = "Every terpus is a brimpus. Each brimpus is a lempus. Lempuses are not 
     [
         ("Tom is a terpus. Every terpus is a brimpus. Every brimpus is a lempus.", True, True),
         (
-            "Tom is a terpus. Terpuses are brimpuses. Tom is a brimpus. Each brimpus is a lempus. Tom is a lempus.",
+            "Tom is a terpus. Terpuses are brimpuses. Tom is a brimpus. Every brimpus is a lempus.",
             True,
             True,
         ),
@@ -255,48 +257,3 @@ def test_sudoku_rules():
     assert not task.score(Example(0, grid, grid, grid), grid, grid).answer_correct
     assert solve(puzzle.replace("\n", "")) == grid.replace("\n", "")
     assert solve("11" + "0" * 14) is None
-
-
-@pytest.mark.parametrize(
-    "task, text, message",
-    [
-        (JsonLines(), '{"prompt": "a", "sketch": "b", "answer": "c"}\n{"prompt": "a", "answer": "c"}', "line 2: field 'sketch' is missing"),
-        (JsonLines(), '{"prompt": 1, "sketch": "b", "answer": "c"}', "line 1: field 'prompt' must be a string, not int"),
-        (JsonLines(), '{"prompt": "", "sketch": "b", "answer": "c"}', "line 1: field 'prompt' is empty"),
-        (JsonLines(prompt_field="q"), '{"prompt": "a"}', "line 1: field 'q' is missing; the row has prompt"),
-        (JsonLines(), "\n\n[1]", "line 3: must be a JSON object"),
-        (JsonLines(), "{", "line 1: not JSON"),
-        (Multiplication(), "1 * 2||2", "line 1: not `a \\* b"),
-        (Multiplication(), "1 * 2||2 0 #### 3 0", "line 1: product is 30, but 1\\*2 gives 20"),
-        (Multiplication(), "1 * 2||3 0 #### 2 0", "line 1: sketch is 30"),
-        (Countdown(), '{"input": "1,2", "output": "1+2=3"}', "line 1: field 'input' must be two or more numbers"),
-        (Countdown(), '{"input": "1,2,4", "output": "1+2=3"}', "line 1: field 'output' does not reach 4"),
-        (Addition(), "1+2=3\n1+2=4", "line 2: sum is 4, but 1\\+2 gives 3"),
-        (Addition(), "1-2=3", "line 1: not `a\\+b=c`"),
-        (Addition(), "Input:\n1+2\nTarget:\nA->4 , C->0.\n3", "line 1: scratchpad of 1\\+2 writes 'A->4"),
-        (Addition(), "Input:\n1+2", "line 1: not a block"),
-        (Gsm8k(), '{"question": "q"}', "line 1: field 'answer' is missing"),
-        (Gsm8k(), '{"question": "q", "answer": "<<1+1=2>> two"}', "line 1: field 'answer' must end in"),
-        (Gsm8k(), "q <<1+1=2>> #### 2", "line 1: neither JSON nor"),
-        (ProsQA(), '{"question": "q"}', "line 1: must hold one JSON list"),
-        (ProsQA(), '[{"question": "Is Tom a lempus or gorpus?", "answer": "yes", "steps": []}]', "entry 1: fields"),
-        (ProntoQA(), '[{"question": "True or false: Tom is red.", "answer": "True"}]', "entry 1: field 'steps' is missing"),
-        (Sudoku(), '{"input": "100", "output": ""}', "line 1: field 'input': not 4 rows"),
-        (Sudoku(), "1" * 16, "line 1: the puzzle has nothing to fill in"),
-        (Sudoku(), "11" + "." * 14, "line 1: the puzzle has no solution"),
-        (Sudoku(), '{"input": "1000\\n0002\\n4003\\n0000", "output": "1"}', "line 1: field 'output' does not solve"),
-    ],
-)  # fmt: skip
-def test_malformed_rows_are_named(task, text, message, tmp_path):
-    path = tmp_path / "rows.txt"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=f"rows.txt, {message}"):
-        task.read(path)
-
-
-def test_json_lines_scores_by_equality(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"q": "a", "cot": "b", "a": "c "}))
-    task = JsonLines("q", "cot", "a")
-    (row,) = task.read(path)
-    assert task.score(row, "b", " c").answer_correct and not task.score(row, "b", "C").answer_correct

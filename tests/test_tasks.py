@@ -199,6 +199,14 @@ def test_made_train_keeps_clear_of_files(tmp_path):
     assert texts(split(task, data, "test")) == [row.prompt]
 
 
+def test_made_test_keeps_clear_of_a_train_file(tmp_path):
+    task = Addition(digits=1)
+    seen = {row.prompt for row in task.generate("test", 0)[:3]}
+    path = tmp_path / "train.txt"
+    path.write_text("".join(f"{prompt}=\n" for prompt in seen))
+    assert seen.isdisjoint(texts(split(task, Data(train=str(path)), "test")[:50]))
+
+
 def test_gz_is_read_like_the_plain_file(tmp_path):
     plain = write(tmp_path / "test.jsonl", 4)
     packed = tmp_path / "test.jsonl.gz"

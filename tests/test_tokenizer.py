@@ -56,7 +56,7 @@ def test_fixed_ids(tokenizer):
     assert (PAD, END, MASK, SKETCH, ANSWER) == (0, 1, 2, 3, 4)
     found = [tokenizer.model.id_to_token(i) for i in range(5)]
     assert found == ["<pad>", "<end>", "<mask>", "<sketch>", "<answer>"]
-    assert tokenizer.special == (MASK, SKETCH, ANSWER)
+    assert tokenizer.special.never_drafted == (MASK, SKETCH, ANSWER)
     assert len(tokenizer) == max(tokenizer.model.get_vocab().values()) + 1
 
 

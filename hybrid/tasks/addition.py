@@ -19,16 +19,17 @@ STYLES = ("plain", "reverse", "simplified", "detailed")
 @register(Task, "addition")
 @dataclass(frozen=True)
 class Addition(Procedural):
-    """Prompt `859+645`, answer `1504`; the style is what the sketch writes (Lee et al. 2023, arXiv 2307.03381):
+    """Prompt `859+645`, answer `1504`; the style is what the sketch writes (Lee et al. 2023, arXiv
+    2307.03381):
 
     plain: nothing.
     reverse: the sum's digits, least significant first: `4051`.
     simplified: one line a digit, `A->4 , C->1`: the digit and the carry; the last line ends in a full stop.
     detailed: the whole algorithm, one line a step, without the files' <scratch> tags.
 
-    Reads all of the data set's formats, whatever the style: `a+b=c`, `a+b=`, `$a+b=c$` with c reversed, and blocks of
-    `Input:`, `a+b`, `Target:`, scratchpad, sum. What a row writes must be what its operands give. Sketches are worked out
-    from the operands, so any file serves any style.
+    Reads all of the data set's formats, whatever the style: `a+b=c`, `a+b=`, `$a+b=c$` with c reversed, and
+    blocks of `Input:`, `a+b`, `Target:`, scratchpad, sum. What a row writes must be what its operands give.
+    Sketches are worked out from the operands, so any file serves any style.
 
     digits: made operands are uniform in 0 .. 10**digits - 1.
     """

@@ -16,10 +16,11 @@ from hybrid.tasks.task import Task
 class Chain(Procedural):
     """`7+3*2-5`, taken strictly from left to right modulo `modulus`; the sketch is the running states.
 
-    With modulus 10, `7+3*7-5` has the states 0, 0, 5: sketch "005" as states, "7+3=0;0*7=0;0-5=5" as equations;
-    answer "5". Operands are single digits and states are zero-padded to one width. Addends are 1 to 9 and multipliers
-    are coprime to the modulus (3, 7, 9 for modulus 10), so every operation is a bijection of the states: no step
-    forgets the ones before it, the answer depends on all of the prompt, and guessing scores 1 in `modulus`.
+    With modulus 10, `7+3*7-5` has the states 0, 0, 5: sketch "005" as states, "7+3=0;0*7=0;0-5=5" as
+    equations; answer "5". Operands are single digits and states are zero-padded to one width. Addends are 1
+    to 9 and multipliers are coprime to the modulus (3, 7, 9 for modulus 10), so every operation is a
+    bijection of the states: no step forgets the ones before it, the answer depends on all of the prompt,
+    and guessing scores 1 in `modulus`.
 
     length: operations in a chain.
     operations: the ones drawn from, each equally likely.
@@ -52,7 +53,8 @@ class Chain(Procedural):
 
     @cached_property
     def steps(self) -> list[str]:
-        """`+1` to `*9`, each as often as makes the operations equally likely and the operands of one likewise."""
+        """`+1` to `*9`, each as often as makes the operations equally likely and the operands of one
+        likewise."""
         digits = {operation: self.operands(operation) for operation in sorted(set(self.operations))}
         most = lcm(*(len(choices) for choices in digits.values()))
         return [
@@ -61,7 +63,8 @@ class Chain(Procedural):
 
     @cached_property
     def moves(self) -> dict[str, str]:
-        """The law: `state step` to the next state, as written; `7+3` to `0`. The first state may lack its zeros."""
+        """The law: `state step` to the next state, as written; `7+3` to `0`. The first state may lack its
+        zeros."""
         width = len(str(self.modulus - 1))
         result = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
         return {
@@ -86,7 +89,8 @@ class Chain(Procedural):
         return ";".join(sketch), state
 
     def score(self, example: Example, sketch: str, answer: str) -> Score:
-        """The one right derivation is worked out from the prompt; gold is not looked at but for `sketch_exact`."""
+        """The one right derivation is worked out from the prompt; gold is not looked at but for
+        `sketch_exact`."""
         right_sketch, right = self.work(example.prompt)
         return Score(
             answer_correct=answer.strip() == right,

@@ -21,7 +21,8 @@ def collate(
     max_answer: pad answers to this many tokens, END included, for static shapes; None pads to the longest.
 
     Raises:
-        ValueError: no examples, an empty or over-long prompt, or a sketch or answer that does not fit with its END.
+        ValueError: no examples, an empty or over-long prompt, or a sketch or answer that does not fit with
+        its END.
     """
     head = prompts([e.prompt for e in examples], tokenizer, [e.key for e in examples], max_prompt)
     sketches = [[*tokenizer.encode(e.sketch), END] for e in examples]
@@ -64,7 +65,7 @@ def prompts(
     longest = max(range(len(rows)), key=lambda i: len(rows[i]))
     if len(rows[longest]) > width:
         raise ValueError(
-            f"prompt of {len(rows[longest])} tokens, but max_prompt = {width}; raise it or shorten the prompt "
+            f"prompt of {len(rows[longest])} tokens, but max_prompt = {width}; raise it or shorten "
             f"{_start(texts[longest])}"
         )
     tokens = [[PAD] * (width - len(row)) + row for row in rows]

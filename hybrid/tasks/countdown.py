@@ -20,25 +20,25 @@ LARGEST, LEAST_TARGET, MOST_TARGET = 99, 10, 100
 @register(Task, "countdown")
 @dataclass(frozen=True)
 class Countdown(Procedural):
-    """Prompt `86,28,13,31,96`: four numbers and, last, the target. Sketch `86+28=114,31-13=18,114-18=96`: equations
-    whose results feed later ones. Answer `(86+28)-(31-13)`: one expression.
+    """Prompt `86,28,13,31,96`: four numbers and, last, the target. Sketch `86+28=114,31-13=18,114-18=96`:
+    equations whose results feed later ones. Answer `(86+28)-(31-13)`: one expression.
 
-    Rules, for sketch and answer alike: each given number is used exactly once, as in the published data, arithmetic is
-    on whole numbers and every division is exact; a written result is never negative. The target stands in the prompt
-    and is never scored: an answer has to be built from all of the numbers.
+    Rules, for sketch and answer alike: each given number is used exactly once, as in the published data,
+    arithmetic is on whole numbers and every division is exact; a written result is never negative. The
+    target stands in the prompt and is never scored: an answer has to be built from all of the numbers.
 
-    Files hold `{"input": prompt, "output": equations}` a line (Gandhi et al. 2024; Ye et al. 2024); the expression is
-    composed from the equations. Made problems are not the published distribution, which draws numbers until a search
-    reaches the target: here the target is uniform in 10..100 and is taken apart by random operations, `n - 1` times,
-    until all numbers are in 1..99; the inverse of solving, with no search.
+    Files hold `{"input": prompt, "output": equations}` a line (Gandhi et al. 2024; Ye et al. 2024); the
+    expression is composed from the equations. Made problems are not the published distribution, which draws
+    numbers until a search reaches the target: here the target is uniform in 10..100 and is taken apart by
+    random operations, `n - 1` times, until all numbers are in 1..99; the inverse of solving, with no search.
 
     numbers: how many are given in made problems.
     """
 
     answer_is: ClassVar[str] = "a rewriting of the sketch"
     source: ClassVar[str] = (
-        "Files: github.com/DreamLM/Dream, eval/data/cd*_test.jsonl; train: github.com/kanishkg/stream-of-search, "
-        "src/countdown_generate.py."
+        "Files: github.com/DreamLM/Dream, eval/data/cd*_test.jsonl; train: "
+        "github.com/kanishkg/stream-of-search, src/countdown_generate.py."
     )
 
     numbers: int = 3
@@ -48,8 +48,8 @@ class Countdown(Procedural):
             raise ValueError(f"numbers = {self.numbers}: must be 2 to 6")
 
     def draw(self, draws: Draws) -> tuple[str, str, str]:
+        target = draws.between(LEAST_TARGET, MOST_TARGET)
         while True:
-            target = draws.between(LEAST_TARGET, MOST_TARGET)
             pool, steps = [target], []
             for _ in range(self.numbers - 1):
                 whole = pool.pop(draws.below(len(pool)))
@@ -80,7 +80,8 @@ class Countdown(Procedural):
         return rows
 
     def score(self, example: Example, sketch: str, answer: str) -> Score:
-        """sketch_valid: every equation is lawful; draft_correct: they also use up the numbers and end at the target."""
+        """sketch_valid: every equation is lawful; draft_correct: they also use up the numbers and end at
+        the target."""
         given, target = _problem(example.prompt)
         left_over = _left_over(given, sketch.strip())
         return Score(
@@ -109,8 +110,8 @@ def _problem(prompt: str) -> tuple[list[int], int]:
 
 
 def _left_over(given: list[int], equations: str) -> list[tuple[int, str]] | None:
-    """Numbers not yet used after the equations, each with the expression it stands for; None where an equation is
-    unlawful."""
+    """Numbers not yet used after the equations, each with the expression it stands for; None where an
+    equation is unlawful."""
     pool = [(n, str(n)) for n in given]
     for equation in equations.split(","):
         match = EQUATION.fullmatch(equation)

@@ -20,17 +20,17 @@ NUMBER = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?|-?\.[0-9]+")
 @dataclass(frozen=True)
 class Gsm8k(Task):
     """Reads GSM8K (`{"question": ..., "answer": "... <<16-3-4=9>>9 ... #### 18"}` a line) and GSM8K-Aug
-    (`question||<<16-3-4=9>> <<9*2=18>> #### 18` a line). Blanks in a question are made single, so that the same
+    (`question||<<16-3-4=9>> <<9*2=18>> #### 18` a line). Blanks in a question are made single, so the same
     question has the same key in both. About 95 % of answers are the value of the last equation.
 
-    form: "equations" has the sketch `16-3-4=9;9*2=18`; "text" has the worked solution in words. Rows whose solution
-        lacks the form's sketch are left out, with a warning that counts them.
+    form: "equations" has the sketch `16-3-4=9;9*2=18`; "text" has the worked solution in words. Rows whose
+        solution lacks the form's sketch are left out, with a warning that counts them.
     """
 
     answer_is: ClassVar[str] = "mostly the end of the sketch"
     source: ClassVar[str] = (
-        "Files: github.com/openai/grade-school-math, grade_school_math/data/{train,test}.jsonl (Hub: openai/gsm8k), or "
-        "github.com/da03/Internalize_CoT_Step_by_Step, data/gsm8k/."
+        "Files: github.com/openai/grade-school-math, grade_school_math/data/{train,test}.jsonl "
+        "(Hub: openai/gsm8k), or github.com/da03/Internalize_CoT_Step_by_Step, data/gsm8k/."
     )
 
     form: str = "equations"
@@ -63,8 +63,9 @@ class Gsm8k(Task):
         return rows
 
     def score(self, example: Example, sketch: str, answer: str) -> Score:
-        """Answers are compared as numbers. sketch_valid: every equation holds, at the decimals it is written with
-        (no such question in text form). draft_correct: the last equation, or the last number of a text, is the answer."""
+        """Answers are compared as numbers. sketch_valid: every equation holds, at the decimals it is
+        written with (no such question in text form). draft_correct: the last equation, or the last number
+        of a text, is the answer."""
         gold, given = number(example.answer), number(answer)
         equations = sketch.strip().split(";")
         if self.form == "equations":

@@ -18,15 +18,18 @@ LINE = re.compile(r"([0-9][0-9 ]*) \* ([0-9][0-9 ]*)\|\|([-0-9+() ]+) #### ([0-9
 class Multiplication(Procedural):
     """`5 6 3 2 * 7 4 3 4`: digits least significant first, so 2365 * 4347.
 
-    Partial product i (from 0) of an n-digit a is zero-padded to n+1+i digits; after each but the first and the last
-    stands the running sum in parentheses; the answer is the product, padded to the digits of both operands:
+    Partial product i (from 0) of an n-digit a is zero-padded to n+1+i digits; after each but the first and
+    the last stands the running sum in parentheses; the answer is the product, padded to the digits of both
+    operands:
 
-        5 5 5 6 1 + 0 0 6 4 9 0 ( 5 5 1 1 1 1 ) + 0 0 5 9 0 7 0 ( 5 5 6 0 2 8 0 ) + 0 0 0 0 6 4 9 0 #### 5 5 6 0 8 2 0 1
+        5 5 5 6 1 + 0 0 6 4 9 0 ( 5 5 1 1 1 1 ) + 0 0 5 9 0 7 0 ( 5 5 6 0 2 8 0 ) + 0 0 0 0 6 4 9 0
+        #### 5 5 6 0 8 2 0 1
 
     Files hold one `a * b||sketch #### product` a line (Deng et al., implicit chain of thought).
 
     digits_a, digits_b: digits of the made operands, without leading zeros.
-    style: "partial" as above; "products" leaves out the running sums, so that no part of the sketch needs another.
+    style: "partial" as above; "products" leaves out the running sums, so that no part of the sketch needs
+        another.
     spaces: keep the format's spaces between digits.
     """
 
@@ -58,8 +61,12 @@ class Multiplication(Procedural):
             parts.append(f"{product:0{width}d}"[::-1])
             if self.style == "partial" and 0 < i < len(b) - 1:
                 parts[-1] += f"({f'{total:0{width}d}'[::-1]})"
-        texts = (f"{a}*{b}", "+".join(parts), f"{total:0{len(a) + len(b)}d}"[::-1])
-        return tuple(" ".join(text) for text in texts) if self.spaces else texts
+        prompt, sketch, answer = f"{a}*{b}", "+".join(parts), f"{total:0{len(a) + len(b)}d}"[::-1]
+        return (
+            (" ".join(prompt), " ".join(sketch), " ".join(answer))
+            if self.spaces
+            else (prompt, sketch, answer)
+        )
 
     def read(self, path: Path) -> list[Example]:
         rows = []
@@ -77,8 +84,8 @@ class Multiplication(Procedural):
         return rows
 
     def score(self, example: Example, sketch: str, answer: str) -> Score:
-        """The product is worked out from the prompt. The sketch stops one addition short of it, so a draft alone
-        solves nothing; it is valid when every partial product and running sum is right."""
+        """The product is worked out from the prompt. The sketch stops one addition short of it, so a draft
+        alone solves nothing; it is valid when every partial product and running sum is right."""
         a, b = example.prompt.replace(" ", "").split("*")
         digits = answer.replace(" ", "")
         is_number = digits.isascii() and digits.isdigit() and len(digits) <= len(a) + len(b)

@@ -1,4 +1,5 @@
-"""Proofs in small made-up ontologies: ProntoQA and ProsQA. "Tom is a terpus. Every terpus is a brimpus. ..." """
+"""Proofs in small made-up ontologies: ProntoQA and ProsQA. "Tom is a terpus. Every terpus is a brimpus.
+..." """
 
 import re
 from collections.abc import Iterable
@@ -20,7 +21,8 @@ Statement = tuple[bool, str, bool, str]
 
 @dataclass(frozen=True)
 class Ontology(Task):
-    """A JSON list of `{"question": ..., "steps": [...], "answer": ...}`; the sketch is the steps, a blank between.
+    """A JSON list of `{"question": ..., "steps": [...], "answer": ...}`; the sketch is the steps, a blank
+    between.
 
     sketch_valid: every sentence stands in the prompt or follows from sentences written before it.
     draft_correct: such a sketch, and what it says entails the gold answer.
@@ -58,7 +60,8 @@ class ProntoQA(Ontology):
 
     answer_is: ClassVar[str] = "a rewriting of the sketch"
     source: ClassVar[str] = (
-        "Made by github.com/asaparov/prontoqa run_experiment.py with the command of github.com/facebookresearch/coconut."
+        "Made by github.com/asaparov/prontoqa run_experiment.py with the command of "
+        "github.com/facebookresearch/coconut."
     )
 
     def conclusion(self, prompt: str, answer: str) -> Statement | None:
@@ -100,8 +103,8 @@ def statements(text: str) -> list[Statement | None]:
 
 
 def follows(prompt: str, sketch: str) -> set[Statement] | None:
-    """Facts that the sketch's sentences entail; None where it is empty or a sentence neither stands in the prompt nor
-    follows from those before it."""
+    """Facts that the sketch's sentences entail; None where it is empty or a sentence neither stands in the
+    prompt nor follows from those before it."""
     question = prompt.find("True or false:")
     given = set(statements(prompt if question < 0 else prompt[:question]))
     written = statements(sketch)

@@ -60,8 +60,8 @@ def _words(identity: str) -> Iterator[int]:
 class Procedural(Task):
     """A task that makes its problems: a kind says how one is drawn.
 
-    Splits never share a prompt: a prompt's key modulo 8 says which split owns it (6 valid, 7 test, the rest train),
-    and a draw that another split owns, or that is excluded, is drawn again.
+    Splits never share a prompt: a prompt's key modulo 8 says which split owns it (6 valid, 7 test, the rest
+    train), and a draw that another split owns, or that is excluded, is drawn again.
     """
 
     rows: ClassVar[dict[str, int]] = {"train": 2**31 - 1, "valid": HELD_OUT, "test": HELD_OUT}
@@ -78,7 +78,8 @@ class Procedural(Task):
 
 @dataclass(frozen=True)
 class Drawn(Sequence[Example]):
-    """The rows of one split of a procedural task. The whole train split is too long to list: index or slice it."""
+    """The rows of one split of a procedural task. The whole train split is too long to list: index or slice
+    it."""
 
     task: Procedural
     split: str

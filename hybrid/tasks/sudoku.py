@@ -17,22 +17,26 @@ from hybrid.tasks.task import NOTHING, Task, example, read_lines, read_text
 @register(Task, "sudoku")
 @dataclass(frozen=True)
 class Sudoku(Procedural):
-    """Prompt `1000\\n0002\\n4003\\n0000`, rows of digits with 0 for empty; sketch and answer are the full grid.
+    """Prompt `1000\\n0002\\n4003\\n0000`, rows of digits with 0 for empty; sketch and answer are the full
+    grid.
 
-    A grid is right when every row, column and box holds every digit once and it keeps the givens; a puzzle with
-    nothing to fill in is refused. Files hold `{"input": puzzle, "output": grid}` a line, or one puzzle a line without
-    solution (81 characters, 0 or . for empty), which is solved while reading: milliseconds each, more for hard ones.
+    A grid is right when every row, column and box holds every digit once and it keeps the givens; a puzzle
+    with nothing to fill in is refused. Files hold `{"input": puzzle, "output": grid}` a line, or one puzzle
+    a line without solution (81 characters, 0 or . for empty), which is solved while reading: milliseconds
+    each, more for hard ones.
 
-    Made puzzles are 4x4 and have one solution. There are only 288 full 4x4 grids, so what is new in a held-out puzzle
-    is its givens, never its solution.
+    Made puzzles are 4x4 and have one solution. There are only 288 full 4x4 grids, so what is new in a
+    held-out puzzle is its givens, never its solution.
 
     size: side of the grid, 4 or 9; 9x9 puzzles are read, not made.
-    fewest, most: made puzzles aim at a number of givens uniform between these, and have more where one solution needs.
+    fewest, most: made puzzles aim at a number of givens uniform between these, and have more where one
+        solution needs.
     """
 
     answer_is: ClassVar[str] = "the sketch"
     source: ClassVar[str] = (
-        "4x4 files: github.com/DreamLM/Dream, eval/data/sudoku_4x4_*.jsonl; 9x9: any list of 81-character puzzles."
+        "4x4 files: github.com/DreamLM/Dream, eval/data/sudoku_4x4_*.jsonl; "
+        "9x9: any list of 81-character puzzles."
     )
 
     size: int = 4
@@ -115,7 +119,8 @@ def is_solution(puzzle: str, grid: str, size: int) -> bool:
 
 
 def solve(puzzle: str) -> str | None:
-    """The first solution of a puzzle of size**2 digits, by depth-first search on the emptiest choice; None if none."""
+    """The first solution of a puzzle of size**2 digits, by depth-first search on the emptiest choice; None
+    if none."""
     size = isqrt(len(puzzle))
     full = (1 << size) - 1
     open_digits = [full if c == "0" else 1 << int(c) - 1 for c in puzzle]

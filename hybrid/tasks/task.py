@@ -6,6 +6,7 @@ A kind is a frozen dataclass whose fields are its config, registered with `@regi
 import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import ClassVar
@@ -30,7 +31,8 @@ def example(prompt: str, sketch: str, answer: str) -> Example:
 class Task:
     """Where the problems come from, and what a right result is.
 
-    answer_is: what the answer adds to the sketch; results of a kind other than "derived" also report the draft alone.
+    answer_is: what the answer adds to the sketch; results of a kind other than "derived" also report the
+        draft alone.
     source: one line on how to obtain the data, quoted in errors.
     """
 
@@ -38,7 +40,8 @@ class Task:
     source: ClassVar[str] = ""
 
     def generate(self, split: str, seed: int, exclude: frozenset[int] = NOTHING) -> Sequence[Example]:
-        """Made examples: row i is a function of (self, seed, split, i), no prompt is in two splits or in `exclude`.
+        """Made examples: row i is a function of (self, seed, split, i), no prompt is in two splits or in
+        `exclude`.
 
         Raises:
             ValueError: this kind only reads files.
@@ -71,7 +74,8 @@ class Data:
     exclude: files whose prompts are kept out of train, and of a carved or made valid split.
     holdout: prompts carved out of a train file as valid, where no valid file is given.
     limit: use the first so many rows of each split that comes from a file; None for all.
-    rows: use only the first so many rows of a made train split, drawn at once; None for 2**31 - 1, drawn when asked for.
+    rows: use only the first so many rows of a made train split, drawn at once; None for 2**31 - 1, drawn
+        when asked for.
     """
 
     train: str | None = None
@@ -93,7 +97,8 @@ def split(task: Task, data: Data, name: str, seed: int = 0) -> Sequence[Example]
     """The examples of split `name`, one of "train", "valid", "test".
 
     Train never holds a prompt of a valid, test or exclude file; a valid split without a file of its own never
-    holds one of a test or exclude file. Which rows are carved as valid depends on the train file alone, not on `seed`.
+    holds one of a test or exclude file; a made test split holds none of a train or valid file. Which rows
+    are carved as valid depends on the train file alone, not on `seed`.
 
     Raises:
         ValueError: an unknown split, a split that is neither given nor made, or a malformed file.
@@ -126,21 +131,26 @@ def split(task: Task, data: Data, name: str, seed: int = 0) -> Sequence[Example]
 
 def _kept_out(task: Task, data: Data, name: str) -> frozenset[int]:
     """Keys that split `name` must not hold."""
-    if name == "test":
-        return NOTHING
-    files = [(path, f"data.exclude[{i}]") for i, path in enumerate(data.exclude)]
-    files += [(data.test, "data.test")] if data.test is not None else []
-    files += [(data.valid, "data.valid")] if data.valid is not None and name == "train" else []
-    return frozenset(row.key for path, where in files for row in _read(task, path, where))
+    others = {"train": ("valid", "test"), "valid": ("test",), "test": ("train", "valid")}[name]
+    files = [(getattr(data, other), f"data.{other}") for other in others]
+    if name != "test":
+        files += [(path, f"data.exclude[{i}]") for i, path in enumerate(data.exclude)]
+    return frozenset(row.key for path, where in files if path is not None for row in _read(task, path, where))
 
 
 def _read(task: Task, path: str, where: str) -> Sequence[Example]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{where} = {path}: no such file. {task.source}".rstrip())
-    rows = task.read(Path(path))
+    rows = _read_once(task, Path(path), Path(path).stat().st_mtime_ns)
     if not rows:
         raise ValueError(f"{where} = {path}: the file holds no examples")
     return rows
+
+
+@lru_cache(maxsize=8)
+def _read_once(task: Task, path: Path, changed: int) -> Sequence[Example]:
+    """The splits of one config share their files; `changed` makes a rewritten file a new one."""
+    return tuple(task.read(path))
 
 
 def read_text(path: Path) -> str:

@@ -1,4 +1,5 @@
-"""Text to token ids and back: one token a character, or byte pairs trained on the task's texts. Works offline."""
+"""Text to token ids and back: one token a character, or byte pairs trained on the task's texts. Works
+offline."""
 
 import json
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from hybrid.kinds import register
+from hybrid.records import Special
 
 PAD, END, MASK, SKETCH, ANSWER = range(5)
 SPECIAL = ("<pad>", "<end>", "<mask>", "<sketch>", "<answer>")
@@ -17,12 +19,11 @@ SPECIAL = ("<pad>", "<end>", "<mask>", "<sketch>", "<answer>")
 class Tokenizer:
     """A tokenizer of the `tokenizers` library whose first five ids are PAD, END, MASK, SKETCH and ANSWER.
 
-    SKETCH opens a sketch and ANSWER opens an answer. Text never yields one of the five: a prompt that says "<mask>"
-    is six characters. `special` holds the ids that a draft must never write: MASK, SKETCH and ANSWER. (END and PAD are
-    not among them: an end token, then pads, is how a canvas closes.)
+    SKETCH opens a sketch and ANSWER opens an answer. Text never yields one of the five: a prompt that says
+    "<mask>" is six characters. `special` names the five ids.
     """
 
-    special: tuple[int, ...] = (MASK, SKETCH, ANSWER)
+    special = Special(PAD, END, MASK, SKETCH, ANSWER)
 
     def __init__(self, model: tokenizers.Tokenizer) -> None:
         found = tuple(model.id_to_token(i) for i in range(len(SPECIAL)))
@@ -60,7 +61,8 @@ class Tokenizer:
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids` up to the first END: pads are left out, a mask shows as "_", SKETCH and ANSWER by name.
+        """Text of `ids` up to the first END: pads are left out, a mask shows as "_", SKETCH and ANSWER by
+        name.
 
         Raises:
             ValueError: an id beyond the vocabulary.
@@ -155,8 +157,8 @@ class Character(TokenizerConfig):
 class BytePair(TokenizerConfig):
     """Byte pairs trained on the texts. Every text can be written: the 256 bytes are tokens.
 
-    Digits stay single tokens, since arithmetic on merged digits is harder to learn; and `<` stays single, so that no
-    merge can spell a special token.
+    Digits stay single tokens, since arithmetic on merged digits is harder to learn; and `<` stays single,
+    so that no merge can spell a special token.
 
     size: tokens in all; fewer where the texts offer no more merges.
     """

@@ -1,0 +1,209 @@
+"""Evaluation: the frontier of quality against what was spent, and the figures watched while training."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.draft import check_steps
+from hybrid.diffusion.noise import Noise
+from hybrid.diffusion.policy import Policy, Threshold
+from hybrid.drafters import Drafter
+from hybrid.drafters.diffusion import Diffusion
+from hybrid.feed import Feed, Gold, Nothing, Partial
+from hybrid.feed import Drafted as OneStep
+from hybrid.frontier import Frontier, Row
+from hybrid.kinds import kind_of, look_up
+from hybrid.metrics import SPENT, Tally
+from hybrid.reasoner import Reasoner
+from hybrid.records import Batch, Example, Reasoned, Spent
+from hybrid.tasks import Task, collate
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The config's `evaluate` section.
+
+    steps: budgets; null: 0, 1, 2, 4, ... up to the canvas. policies: null: the drafter's own.
+    controls: of gold, shuffled, pause. split: "valid" or "test". examples: the first so many; null: all.
+    batch: examples answered together; 1 measures latency. temperature: null: the drafter's own.
+    """
+
+    steps: tuple[int, ...] | None = None
+    policies: tuple[Policy, ...] | None = None
+    controls: tuple[str, ...] = ("gold", "shuffled")
+    split: str = "test"
+    examples: int | None = 500
+    batch: int = 64
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        known = ("gold", "shuffled", "pause")
+        if wrong := [name for name in self.controls if name not in known]:
+            raise ValueError(f"controls={wrong[0]!r}: must be of {', '.join(known)}")
+        if self.split not in ("valid", "test"):
+            raise ValueError(f"split={self.split!r}: must be valid or test")
+        if self.batch < 1:
+            raise ValueError(f"batch={self.batch}: must be 1 or more")
+        if self.examples is not None and self.examples < 1:
+            raise ValueError(f"examples={self.examples}: must be 1 or more, or null for all")
+        for steps in self.steps or ():
+            Budget(steps)  # refuses what no budget can be
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of answering: a method's name, who drafts, the budget, and how the row is labelled."""
+
+    method: str
+    drafter: Drafter
+    budget: Budget
+    labels: Mapping[str, Any]
+
+
+def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
+    """All rows of the frontier, cheapest first; refused here, before anything runs, where a budget cannot be used."""
+    model = reasoner.config
+    drafter, canvas = model.drafter, model.canvas
+    pairing = {"pairing": model.pairing if drafter.learns else None}
+    if not isinstance(drafter, Diffusion):
+        if not drafter.steps_matter:
+            return [Way(model.method, drafter, Budget(), pairing)]
+        return [Way(model.method, drafter, Budget(s), {**pairing, "steps": s}) for s in _budgets(settings, canvas)]
+    if settings.temperature is not None:
+        drafter = dataclasses.replace(drafter, temperature=settings.temperature)
+    listed = []
+    budgets = _budgets(settings, canvas)
+    if 0 in budgets:
+        listed.append(Way("hybrid", drafter, Budget(0), {**pairing, "steps": 0}))
+    for policy in settings.policies or (drafter.policy,):
+        own = dataclasses.replace(drafter, policy=policy)
+        labels = {**pairing, "policy": kind_of(Policy, type(policy)), "drafts": 1}
+        if isinstance(policy, Threshold):
+            labels["threshold"] = policy.threshold
+        for steps in budgets:
+            check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
+            if steps:
+                listed.append(Way("hybrid", own, Budget(steps), {**labels, "steps": steps}))
+    return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]
+
+
+def _budgets(settings: Evaluate, canvas: int) -> list[int]:
+    powers = [0, *(2**i for i in range(canvas.bit_length()) if 2**i < canvas), canvas]
+    return list(dict.fromkeys(powers if settings.steps is None else settings.steps))
+
+
+def evaluate(
+    reasoner: Reasoner,
+    task: Task,
+    examples: Sequence[Example],
+    settings: Evaluate,
+    *,
+    name: str,
+    seed: int = 0,
+    training_positions: float | None = None,
+    progress: bool = True,
+) -> Frontier:
+    """Answer the examples in every way, score them by the task's rules, and count what was spent.
+
+    name: of the task, in the files. seed: of the draws. The first call of all is repeated untimed, to warm up.
+    """
+    reasoner.eval()
+    chosen = [examples[i] for i in range(min(len(examples), settings.examples or len(examples)))]
+    if not chosen:
+        raise ValueError("no examples to evaluate")
+    parameters = sum(p.numel() for p in reasoner.parameters())
+    listed = ways(reasoner, settings)
+    rows = []
+    with tqdm(total=len(listed) * len(chosen), unit=" examples", disable=not progress, dynamic_ncols=True) as bar:
+        answer(reasoner, listed[-1], chosen[: settings.batch], chosen, seed)
+        for way in listed:
+            bar.set_description(" ".join(str(x) for x in (way.method, way.labels.get("policy"), way.budget.steps) if x is not None))
+            tally = Tally()
+            for at in range(0, len(chosen), settings.batch):
+                part = chosen[at : at + settings.batch]
+                results, batch = answer(reasoner, way, part, chosen, seed, at)
+                scores = [task.score(e, r.sketch, r.answer) for e, r in zip(part, results, strict=True)]
+                if not way.drafter.learns and way.method != "direct" or way.budget.is_nothing:
+                    scores = scores if way.method in ("gold", "shuffled") else [_unsketched(s) for s in scores]
+                elif way.method == "direct":
+                    scores = [_unsketched(s) for s in scores]
+                spent = spent_of(results)
+                tally.add(scores, spent, spent.sketch_tokens, (batch.sketch != reasoner.special.pad).sum(-1))
+                bar.update(len(part))
+            rows.append(
+                Row.counted(
+                    tally, way.method, **way.labels, batch=settings.batch, parameters=parameters,
+                    training_positions=training_positions, answer_is=task.answer_is, seed=seed,
+                )
+            )  # fmt: skip
+    return Frontier(name, settings.split, rows, seed=seed)
+
+
+def _unsketched(score: Any) -> Any:
+    """The score where no sketch was written: nothing to judge."""
+    return dataclasses.replace(score, sketch_exact=None, sketch_valid=None, draft_correct=None)
+
+
+def answer(
+    reasoner: Reasoner, way: Way, part: Sequence[Example], everything: Sequence[Example], seed: int, at: int = 0
+) -> tuple[list[Reasoned], Batch]:
+    """Answer some examples one way. A shuffled sketch is that of the next example of all."""
+    batch = collate(part, reasoner.tokenizer, reasoner.config.canvas)
+    after = [everything[(at + i + 1) % len(everything)] for i in range(len(part))]
+    other = collate(after, reasoner.tokenizer, reasoner.config.canvas).sketch
+    device = reasoner.device
+    results = reasoner.reason(
+        batch.prompts, way.budget, drafter=way.drafter, seed=seed, gold=batch.sketch.to(device), other=other.to(device)
+    )
+    return results, batch
+
+
+def spent_of(results: Sequence[Reasoned]) -> Spent:
+    """What a call spent, row by row, from its results."""
+    columns = {name: [r.spent[name] for r in results] for name in SPENT}
+    seconds = sum(columns.pop("seconds"))
+    return Spent(**{name: torch.tensor(c, dtype=torch.float64) for name, c in columns.items()}, seconds=seconds)
+
+
+@torch.no_grad()
+def validation_totals(reasoner: Reasoner, task: Task, examples: Sequence[Example]) -> dict[str, tuple[float, float]]:
+    """(total, count) of the figures watched in training, under noise that is the same at every validation.
+
+    bound: nats per sketch token, the true bound on -log p(sketch | prompt). joint: of sketch and answer, gold
+    feed. answer_FEED: nats per answer token when the decoder reads that feed. accuracy_STEPS: share of right
+    answers at three budgets; without steps, `accuracy`.
+    """
+    model = reasoner.config
+    batch = collate(examples, reasoner.tokenizer, model.canvas).to(reasoner.device)
+    noise = Noise(0, batch.prompts.keys)
+    totals: dict[str, tuple[float, float]] = {}
+    for name, feed in _feeds(reasoner):
+        losses = reasoner.losses(batch, noise, feed=feed, honest=True)
+        totals[f"answer_{name}"] = float(losses.answer.sum()), float(losses.answer_count.sum())
+        if name == "gold" and model.drafter.learns:
+            count = float(losses.sketch_count.sum())
+            totals["bound"] = float(losses.sketch.sum()), count
+            totals["joint"] = float((losses.sketch + losses.answer).sum()), count + float(losses.answer_count.sum())
+    steps = sorted({0, model.canvas // 4, model.canvas}) if model.drafter.steps_matter else [None]
+    for budget in steps:
+        results = reasoner.reason(batch.prompts, Budget(budget))
+        right = sum(task.score(e, r.sketch, r.answer).answer_correct for e, r in zip(examples, results, strict=True))
+        totals["accuracy" if budget is None else f"accuracy_{budget}"] = float(right), float(len(examples))
+    return totals
+
+
+def _feeds(reasoner: Reasoner) -> Iterator[tuple[str, Feed]]:
+    drafter = reasoner.config.drafter
+    if not drafter.learns:
+        yield "none", Nothing()
+        return
+    yield "gold", Gold()
+    if drafter.steps_matter:
+        yield "partial", Partial()
+        yield "drafted", OneStep()
+        yield "none", Nothing()

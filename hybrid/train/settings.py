@@ -1,0 +1,61 @@
+"""The config's `train` section."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, on what, and how fast.
+
+    steps: optimiser steps at most. positions: token positions at most, over all networks; null: no such limit.
+        Whichever ends first ends the run, and the learning rate decays towards it.
+    batch_size: examples per step over all devices and accumulated micro-batches.
+    accumulate: micro-batches per step.
+    learning_rate, warmup, decay: peak, steps of linear rise, and the course after it down to zero.
+    weight_decay: on matrices other than embeddings. beta2: of AdamW. clip: of the gradient's norm; 0: none.
+    ema: decay of the average of weights that is evaluated and saved; null: the weights themselves.
+    precision: "bf16-mixed" or "32-true", as the trainer names them.
+    validate_every, checkpoint_every, log_every: in steps; validate_every 0: never.
+    validate_examples: from the valid split.
+    devices, accelerator: as the trainer names them.
+    """
+
+    steps: int = 2000
+    positions: int | None = None
+    batch_size: int = 128
+    accumulate: int = 1
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = 0.05
+    beta2: float = 0.98
+    clip: float = 1.0
+    ema: float | None = None
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    validate_every: int = 500
+    validate_examples: int = 256
+    checkpoint_every: int = 500
+    log_every: int = 20
+    devices: int = 1
+    accelerator: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every", "devices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        for name in ("warmup", "validate_every", "validate_examples", "clip", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0")
+        if not 0 < self.beta2 < 1:
+            raise ValueError(f"beta2={self.beta2}: must be between 0 and 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema={self.ema}: must be between 0 and 1, or null")
+        if self.positions is not None and self.positions < 1:
+            raise ValueError(f"positions={self.positions}: must be 1 or more, or null")
+        if self.batch_size % (self.accumulate * self.devices):
+            raise ValueError(
+                f"batch_size={self.batch_size} must divide by accumulate={self.accumulate} times devices={self.devices}"
+            )
