@@ -69,7 +69,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     """All rows of the frontier, cheapest first; refused here, before anything runs, where a budget cannot be used."""
     model = reasoner.config
     drafter, canvas = model.drafter, model.canvas
-    pairing = {"pairing": model.pairing if drafter.learns else None}
+    pairing = {"pairing": model.pairing if drafter.learns else None, "drafts": 1}
     if not isinstance(drafter, Diffusion):
         if not drafter.steps_matter:
             return [Way(model.method, drafter, Budget(), pairing)]
@@ -82,7 +82,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
         listed.append(Way("hybrid", drafter, Budget(0), {**pairing, "steps": 0}))
     for policy in settings.policies or (drafter.policy,):
         own = dataclasses.replace(drafter, policy=policy)
-        labels = {**pairing, "policy": kind_of(Policy, type(policy)), "drafts": 1}
+        labels = {**pairing, "policy": kind_of(Policy, type(policy))}
         if isinstance(policy, Threshold):
             labels["threshold"] = policy.threshold
         for steps in budgets:
@@ -183,7 +183,7 @@ def validation_totals(reasoner: Reasoner, task: Task, examples: Sequence[Example
     noise = Noise(0, batch.prompts.keys)
     totals: dict[str, tuple[float, float]] = {}
     for name, feed in _feeds(reasoner):
-        losses = reasoner.losses(batch, noise, feed=feed, honest=True)
+        losses = reasoner.losses(batch, noise, feed=feed, drafter=model.drafter.honest())
         totals[f"answer_{name}"] = float(losses.answer.sum()), float(losses.answer_count.sum())
         if name == "gold" and model.drafter.learns:
             count = float(losses.sketch_count.sum())

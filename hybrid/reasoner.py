@@ -106,18 +106,24 @@ class Reasoner(nn.Module):
         return next(self.parameters()).device
 
     def losses(
-        self, batch: Batch, noise: Noise | None = None, t: Float[Tensor, "b"] | None = None, feed: Feed | None = None
+        self,
+        batch: Batch,
+        noise: Noise | None = None,
+        t: Float[Tensor, "b"] | None = None,
+        *,
+        feed: Feed | None = None,
+        drafter: Drafter | None = None,
     ) -> Losses:
         """Both costs of a batch, in one pass through the networks.
 
         noise: keyed by the examples; default: seed 0. t: diffusion times in (0, 1], stratified over the batch.
-        feed: which sketch the decoder reads; default: the model's own.
+        feed: which sketch the decoder reads; drafter: with which costs; default: the model's own.
         """
         noise = noise or Noise(0, batch.prompts.keys)
         if t is None:
             slots = torch.arange(len(batch), device=self.device)
             t = low_discrepancy_times(uniform(noise.seed, noise.epoch, streams.TIME), slots, len(batch))
-        drafter, network = self.config.drafter, self.networks.drafter
+        drafter, network = drafter or self.config.drafter, self.networks.drafter
         plan = None if network is None else drafter.plan(network, batch, t, noise, self.special)
         fed, extra = self._fed(batch, noise, feed or self.config.feed)
         sketch, answer = self._decoding(batch, fed)

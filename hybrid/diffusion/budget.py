@@ -20,7 +20,7 @@ class Budget:
     steps: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for steps in self.steps if isinstance(self.steps, tuple) else (self.steps or 0,):
+        for steps in self.steps if isinstance(self.steps, tuple) else (0 if self.steps is None else self.steps,):
             if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
                 raise ValueError(f"steps={steps!r}: must be a whole number, 0 (no sketch) or more")
 

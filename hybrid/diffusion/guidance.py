@@ -33,19 +33,24 @@ class Predict(Denoiser):
 
 @dataclass(frozen=True)
 class Counted(Denoiser):
-    """Charges every call to `spent`, for the rows that take part in it. `flops` are per row and call."""
+    """Charges every call to `spent`, for the rows that take part in it.
+
+    flops: per row and call. extra: positions per row and call beyond the canvas, such as its opening marker.
+    """
 
     inner: Denoiser
     spent: Spent
     rows: Int[Tensor, "b"]
     flops: float = 0.0
+    extra: int = 0
 
     def __call__(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"]) -> Float[Tensor, "b l k"]:
-        self.spent.charge("denoiser", positions=z.shape[1], flops=self.flops, rows=self.rows)
+        self.spent.charge("denoiser", positions=z.shape[1] + self.extra, flops=self.flops, rows=self.rows)
         return self.inner(z, t)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Counted":
-        return Counted(self.inner.select(rows), self.spent, self.rows[rows.to(self.rows.device)], self.flops)
+        mine = self.rows[rows.to(self.rows.device)]
+        return Counted(self.inner.select(rows), self.spent, mine, self.flops, self.extra)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """The diffusion drafter: denoises the whole canvas in parallel."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hybrid.bridge import Tokens
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.bound import corrupt_by_counts
 from hybrid.diffusion.budget import Budget
@@ -24,10 +27,19 @@ from hybrid.nets.pairing import Hidden
 from hybrid.records import Batch, Special, Spent
 
 
-def canvas_segment(z: Int[Tensor, "b l"], start: Int[Tensor, "b"], name: str = "canvas") -> Segment:
-    """The canvas: bidirectional, after the prompt. Its positions are those of the sketch it will become."""
-    at = start[:, None] + 1 + torch.arange(z.shape[1], device=z.device)  # 1: the marker that opens a clean sketch
-    return Segment(name, z, torch.ones_like(z, dtype=torch.bool), at, is_causal=False, sees=("prompt",))
+def canvas_segment(z: Int[Tensor, "b l"], start: Int[Tensor, "b"], special: Special, name: str = "canvas") -> Segment:
+    """The canvas: its opening marker and l tokens, bidirectional, after the prompt.
+
+    Markers and positions are those of the clean sketch it will become.
+    """
+    tokens = F.pad(z, (1, 0), value=special.sketch)
+    at = start[:, None] + torch.arange(tokens.shape[1], device=z.device)
+    return Segment(name, tokens, torch.ones_like(tokens, dtype=torch.bool), at, is_causal=False, sees=("prompt",))
+
+
+def canvas_logits(network: Network, hidden: Float[Tensor, "b l+1 d"], is_shifted: bool) -> Float[Tensor, "b l k"]:
+    """Predictions of the l canvas tokens: each read at its own position, or, shifted, at the one before it."""
+    return network.logits(hidden[:, :-1] if is_shifted else hidden[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -36,13 +48,15 @@ class CanvasDenoiser(Denoiser):
 
     network: Network
     memory: Memory
+    special: Special
+    is_shifted: bool
 
     def __call__(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"]) -> Float[Tensor, "b l k"]:
-        hidden = self.network([canvas_segment(z, self.memory.next_position)], self.memory)
-        return self.network.logits(hidden["canvas"])
+        hidden = self.network([canvas_segment(z, self.memory.next_position, self.special)], self.memory)
+        return canvas_logits(self.network, hidden["canvas"], self.is_shifted)
 
     def select(self, rows: Int[Tensor, "r"]) -> "CanvasDenoiser":
-        return CanvasDenoiser(self.network, self.memory.select(rows))
+        return dataclasses.replace(self, memory=self.memory.select(rows))
 
 
 @register(Drafter, "diffusion")
@@ -55,6 +69,9 @@ class Diffusion(Drafter):
         position at a stratified time t (weight from the schedule). Both estimate the same bound.
     train_weight: exponent on that weight in training. 1 is the bound; 0 weighs all masked tokens alike.
     copies: corruptions of each sketch per training step, which share one encoding of the prompt.
+    shift: read the prediction of a token at the position before it, as autoregressive networks do
+        (DiffuLLaMA, arXiv 2410.17891; Dream, arXiv 2508.15487).
+    next_token: weight of a causal next-token loss on the clean sketch, in training only, beside the bound.
     """
 
     learns: ClassVar[bool] = True
@@ -67,6 +84,8 @@ class Diffusion(Drafter):
     times: Literal["counts", "continuous"] = "counts"
     train_weight: float = 1.0
     copies: int = 1
+    shift: bool = True
+    next_token: float = 0.0
 
     def __post_init__(self) -> None:
         if self.copies < 1:
@@ -88,15 +107,23 @@ class Diffusion(Drafter):
                 z, weight = corrupt_by_counts(x, at, u, special.mask)
             else:
                 z, weight = self.corruption.corrupt(x, self.schedule.alpha(at), u, special.mask), None
-            segments.append(canvas_segment(z, start, f"canvas{copy}"))
+            segments.append(canvas_segment(z, start, special, f"canvas{copy}"))
             copies.append((z, at, weight))
+        if self.next_token:
+            segments.append(dataclasses.replace(Tokens().segment(x, start, special), name="clean"))
 
         def cost(hidden: Hidden) -> Float[Tensor, "b"]:
             total = torch.zeros(len(x), device=x.device)
             for copy, (z, at, weight) in enumerate(copies):
-                logits = _ruled(Predict(lambda *_, h=hidden[f"canvas{copy}"]: network.logits(h)), special)(z, at)
+                read = canvas_logits(network, hidden[f"canvas{copy}"], self.shift)
+                logits = _ruled(Predict(lambda *_, read=read: read), special)(z, at)
                 total = total + self._cost(logits, x, z, at, weight, special)
-            return total / self.copies
+            total = total / self.copies
+            if self.next_token:
+                logits = network.logits(hidden["clean"][:, :-1]).float()
+                nll = F.cross_entropy(logits.movedim(-1, 1), x, reduction="none")
+                total = total + self.next_token * torch.where(x != special.pad, nll, 0.0).sum(-1)
+            return total
 
         return Plan(segments, cost, (x != special.pad).sum(-1))
 
@@ -113,9 +140,12 @@ class Diffusion(Drafter):
             cost = self.corruption.cost(logits, x, z, t, self.schedule, special.mask).sum(-1)
             weight = self.schedule.weight(t)
         else:
-            nll = torch.nn.functional.cross_entropy(logits.float().movedim(-1, 1), x, reduction="none")
+            nll = F.cross_entropy(logits.float().movedim(-1, 1), x, reduction="none")
             cost = weight.float() * torch.where(z == special.mask, nll, 0.0).sum(-1)
         return cost * (weight ** (self.train_weight - 1)).float()
+
+    def honest(self) -> "Diffusion":
+        return dataclasses.replace(self, train_weight=1.0, next_token=0.0)
 
     @torch.no_grad()
     def one_step(
@@ -124,8 +154,9 @@ class Diffusion(Drafter):
         some = batch.prompts.select(rows)
         length = batch.sketch.shape[1]
         z = torch.full((len(rows), length), special.mask, device=rows.device)
-        hidden = network([prompt_segment(some), canvas_segment(z, some.keep.sum(-1))])
-        ruled = _ruled(Predict(lambda *_: network.logits(hidden["canvas"])), special)
+        hidden = network([prompt_segment(some), canvas_segment(z, some.keep.sum(-1), special)])
+        read = canvas_logits(network, hidden["canvas"], self.shift)
+        ruled = _ruled(Predict(lambda *_: read), special)
         tokens = sample(ruled(z, torch.ones(len(rows))), noise.select(rows).uniform(streams.DRAW, 0, length))
         over = _ending(special).is_over(tokens)
         return torch.where(over, special.pad, tokens)
@@ -136,9 +167,9 @@ class Diffusion(Drafter):
         rows, width = request.prompts.tokens.shape
         spent.charge("denoiser", positions=width, flops=network.flops(width, width))
         _, memory = network.remember([prompt_segment(request.prompts)])
-        inner = CanvasDenoiser(network, memory.read_only())
-        flops = network.flops(request.canvas, width + request.canvas)
-        return _ruled(Counted(inner, spent, torch.arange(rows), flops), request.special), memory
+        inner = CanvasDenoiser(network, memory.read_only(), request.special, self.shift)
+        flops = network.flops(request.canvas + 1, width + request.canvas + 1)
+        return _ruled(Counted(inner, spent, torch.arange(rows), flops, extra=1), request.special), memory
 
     def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
         assert network is not None

@@ -78,6 +78,10 @@ class Drafter:
         """Drafts of some rows by a single forward, without gradient; None where it has none."""
         return None
 
+    def honest(self) -> "Drafter":
+        """The same drafter with the true bound as its cost, whatever it trains on."""
+        return self
+
     def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
         """Yields the canvas state by state and returns the draft; all forwards are charged to `spent`."""
         raise NotImplementedError

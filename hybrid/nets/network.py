@@ -32,8 +32,8 @@ class Memory:
     next_position: Int[Tensor, "b"]
 
     def select(self, rows: Int[Tensor, "r"]) -> "Memory":
-        """The memory of some of its rows; this one stays as it is."""
-        return Memory(_copy(self.cache, DynamicLayer, rows), self.keep[rows], self.next_position[rows])
+        """The memory of some of its rows, read-only if this one is; this one stays as it is."""
+        return Memory(_copy(self.cache, None, rows), self.keep[rows], self.next_position[rows])
 
     def read_only(self) -> "Memory":
         """The same memory, to which later forwards add nothing."""
@@ -44,11 +44,11 @@ class Memory:
         return Memory(_copy(self.cache, DynamicLayer), self.keep, self.next_position)
 
 
-def _copy(cache: Cache, kind: type[DynamicLayer], rows: Int[Tensor, "r"] | None = None) -> Cache:
-    """A cache with layers of `kind` over the same tensors, or over some of their rows."""
+def _copy(cache: Cache, kind: type[DynamicLayer] | None, rows: Int[Tensor, "r"] | None = None) -> Cache:
+    """A cache with layers of `kind` (None: of their own) over the same tensors, or over some of their rows."""
     layers = []
     for old in cache.layers:
-        new = kind()
+        new = (kind or type(old))()
         new.dtype, new.device, new.is_initialized = old.dtype, old.device, True
         new.keys, new.values = (old.keys, old.values) if rows is None else (old.keys[rows], old.values[rows])
         layers.append(new)
@@ -114,7 +114,9 @@ class Network(nn.Module):
         weights = sum(p.numel() for p in self.model.parameters() if p.ndim == 2)
         if not config.tie_word_embeddings:
             weights -= head.numel()  # the input embedding is a look-up
-        attended = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * context
+        heads = config.num_attention_heads
+        head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        attended = 4 * config.num_hidden_layers * heads * head_width * context
         return positions * (2.0 * weights + attended)
 
 

@@ -23,13 +23,17 @@ class Chain(Procedural):
     and guessing scores 1 in `modulus`.
 
     length: operations in a chain.
-    operations: the ones drawn from, each equally likely.
+    least: of them, how many at least do something, each number from there to `length` equally likely; the others
+        are idle (+0, -0, *1) and stand anywhere. A chain's difficulty varies, its width does not. Null: all do.
+    operations: the ones drawn from, each equally likely. Where there is one only, prompts leave its sign out:
+        with "+", `7325` has the states 0, 2, 7.
     format: "states" or "equations".
     """
 
     answer_is: ClassVar[str] = "the end of the sketch"
 
     length: int = 8
+    least: int | None = None
     modulus: int = 10
     operations: str = "+-*"
     format: str = "states"
@@ -37,6 +41,8 @@ class Chain(Procedural):
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"length = {self.length}: must be at least 1")
+        if self.least is not None and not 0 <= self.least <= self.length:
+            raise ValueError(f"least = {self.least}: must be 0 to length = {self.length}, or null")
         if not 2 <= self.modulus <= 100:
             raise ValueError(f"modulus = {self.modulus}: must be 2 to 100")
         if not self.operations or set(self.operations) - set("+-*"):
@@ -71,17 +77,27 @@ class Chain(Procedural):
             written + step: f"{result[step[0]](state, int(step[1])) % self.modulus:0{width}d}"
             for state in range(self.modulus)
             for written in {f"{state:0{width}d}", str(state)}
-            for step in set(self.steps)
+            for step in {*self.steps, "+0", "-0", "*1"}
         }
 
     def draw(self, draws: Draws) -> tuple[str, str, str]:
-        prompt = str(draws.below(min(10, self.modulus))) + "".join(draws.pick(self.steps, self.length))
+        steps = draws.pick(self.steps, self.length)
+        if self.least is not None:
+            for i in draws.order(self.length)[draws.between(self.least, self.length) :]:
+                steps[i] = steps[i][0] + ("1" if steps[i][0] == "*" else "0")
+        prompt = str(draws.below(min(10, self.modulus))) + "".join(step[self._sign :] for step in steps)
         return prompt, *self.work(prompt)
+
+    @property
+    def _sign(self) -> int:
+        """Characters of a step that prompts leave out."""
+        return 1 if len(self.operations) == 1 else 0
 
     def work(self, prompt: str) -> tuple[str, str]:
         """Sketch and answer of a prompt."""
         state, moves = prompt[0], self.moves
-        steps = [prompt[i : i + 2] for i in range(1, len(prompt), 2)]
+        width = 2 - self._sign
+        steps = [self.operations[: self._sign] + prompt[i : i + width] for i in range(1, len(prompt), width)]
         if self.format == "states":
             sketch = [state := moves[state + step] for step in steps]
             return "".join(sketch), state

@@ -55,6 +55,9 @@ class HybridReasoner(pl.LightningModule):
         self.log("train/positions", float(self.positions))
         return loss
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device) if isinstance(batch, Batch) else batch  # validation is on examples as text
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         limit = self.train_settings.positions
         if limit is not None and self.positions >= limit:
@@ -83,6 +86,12 @@ class HybridReasoner(pl.LightningModule):
         optimiser = torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, train.beta2), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
+        """By norm. Done here since the trainer refuses to clip for fused optimisers, which bf16 needs no scaler for."""
+        if self.train_settings.clip:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.train_settings.clip)
+            self.log("train/gradient_norm", norm)
 
     def _networks(self) -> list[Any]:
         networks = self.reasoner.networks

@@ -1,0 +1,240 @@
+"""The command line: hybrid train | evaluate | sample | show | report."""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  hybrid train configs/quickstart/hybrid.yaml                 train; the same command resumes
+  hybrid train configs/quickstart/hybrid.yaml seed=1 train.steps=500 run=runs/short
+  hybrid evaluate runs/hybrid --steps 0,1,2,4,8 --policies confidence,threshold --controls gold,shuffled
+  hybrid sample runs/hybrid --prompt "3142" --steps 8
+  hybrid show configs/quickstart/hybrid.yaml                  resolved config, sizes, other kinds
+  hybrid report runs/hybrid runs/direct --out runs/frontier   one frontier of several runs
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 where it went well, 2 on bad input, 130 on Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "command"):
+        parser.print_help()
+        return 2
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        options.command(options)
+    except KeyboardInterrupt as stop:
+        print(f"\nhybrid: {stop or 'stopped'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        if os.environ.get("HYBRID_TRACEBACK"):
+            raise
+        print(f"hybrid: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    return " ".join(text.split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hybrid", description="Draft a reasoning sketch by diffusion, answer autoregressively, measure both.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=run)
+        return sub
+
+    overrides = dict(nargs="*", metavar="key=value", default=[], help="dotted overrides of the config, values as YAML")
+    train = command("train", _train, "Train an experiment config into its run folder, or resume it.")
+    train.add_argument("config", help="YAML file, or a run folder")
+    train.add_argument("overrides", **overrides)
+    train.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+    evaluate = command("evaluate", _evaluate, "Measure a trained run: accuracy against what was spent, over budgets.")
+    evaluate.add_argument("run", help="run folder of `hybrid train`")
+    evaluate.add_argument("overrides", **overrides)
+    evaluate.add_argument("--steps", help="denoising budgets, such as 0,1,2,4,8")
+    evaluate.add_argument("--policies", help="such as confidence,threshold")
+    evaluate.add_argument("--controls", help="of gold,shuffled,pause; '' for none")
+    evaluate.add_argument("--examples", type=int, help="only the first so many")
+    evaluate.add_argument("--batch", type=int, help="examples answered together; 1 measures latency")
+    evaluate.add_argument("--out", help="folder for the frontier files; default: the run folder")
+    evaluate.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+    sample = command("sample", _sample, "Answer prompts under a budget; prints sketch, answer and what was spent.")
+    sample.add_argument("run", help="run folder of `hybrid train`")
+    sample.add_argument("--prompt", action="append", help="a prompt (may be repeated); default: lines of --file or stdin")
+    sample.add_argument("--file", help="prompts, one a line; - for stdin")
+    sample.add_argument("--paragraphs", action="store_true", help="prompts of several lines, blank lines between them")
+    sample.add_argument("--steps", type=int, help="denoising steps; 0: no sketch; default: one per canvas position")
+    sample.add_argument("--policy", help="which positions a step commits, such as confidence or threshold")
+    sample.add_argument("--threshold", type=float, help="of the threshold policy, 0 to 1")
+    sample.add_argument("--temperature", type=float, help="0: greedy (the default)")
+    sample.add_argument("--seed", type=int, default=0, help="of the draws")
+    sample.add_argument("--json", action="store_true", help="one JSON object per prompt")
+
+    show = command("show", _show, "Show a resolved config, its parts and parameter counts, and what other kinds exist.")
+    show.add_argument("config", help="YAML file, or a run folder")
+    show.add_argument("overrides", **overrides)
+
+    report = command("report", _report, "Merge the frontiers of several runs of one task into one table, plot and page.")
+    report.add_argument("runs", nargs="+", help="run folders, or frontier.json files")
+    report.add_argument("--out", required=True, help="folder for frontier.json, .csv, .png and .html")
+    return parser
+
+
+def _split_overrides(options: Any) -> list[str]:
+    for text in options.overrides:
+        if "=" not in text:
+            raise ValueError(f"override {text!r}: expected key=value")
+    return list(options.overrides)
+
+
+def _folder(experiment: Any, config: str) -> Path:
+    if experiment.run:
+        return Path(experiment.run)
+    path = Path(config)
+    return path if path.is_dir() else Path("runs") / (f"{path.parent.name}-{path.stem}" if path.parent.name not in ("", "configs") else path.stem)
+
+
+def _read(options: Any, extra: Sequence[str] = ()) -> Any:
+    from hybrid.config import add_fork_path
+    from hybrid.experiment import read_experiment
+
+    path = getattr(options, "config", None) or options.run
+    add_fork_path(path)
+    return read_experiment(path, [*_split_overrides(options), *extra])
+
+
+def _train(options: Any) -> None:
+    experiment = _read(options)
+    folder = _folder(experiment, options.config)
+    folder.mkdir(parents=True, exist_ok=True)
+    from hybrid.train.run import is_trained, train
+
+    train(experiment, folder, progress=not options.no_progress)
+    done = "trained" if is_trained(folder, experiment) else "stopped early"
+    print(f"{done}: {folder}\nnext: hybrid evaluate {folder}")
+
+
+def _evaluate(options: Any) -> None:
+    from hybrid import report
+    from hybrid.build import plain
+    from hybrid.evaluate import evaluate
+    from hybrid.experiment import is_run, load_reasoner
+
+    if not is_run(options.run):
+        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    lists = {"steps": options.steps, "policies": options.policies, "controls": options.controls}
+    extra = [f"evaluate.{k}=[{v}]" for k, v in lists.items() if v is not None]
+    extra += [f"evaluate.{k}={v}" for k in ("examples", "batch") if (v := getattr(options, k)) is not None]
+    experiment = _read(options, extra)
+    reasoner, trained = load_reasoner(options.run, experiment)
+    examples = experiment.examples(experiment.evaluate.split)
+    frontier = evaluate(
+        reasoner, experiment.task, examples, experiment.evaluate, name=experiment.title, seed=experiment.seed,
+        training_positions=float(trained["positions"]), progress=not options.no_progress,
+    )  # fmt: skip
+    config = plain(experiment)
+    frontier = dataclasses.replace(frontier, model=config["model"], extra={"config": config})
+    out = Path(options.out or options.run)
+    files = report.write(frontier, out)
+    print(report.table(frontier))
+    print("written: " + ", ".join(str(f) for f in files))
+
+
+def _prompts(options: Any) -> list[str]:
+    if options.prompt and options.file:
+        raise ValueError("give --prompt or --file, not both")
+    if options.prompt:
+        return [p.replace("\\n", "\n") for p in options.prompt]
+    if options.file in (None, "-"):
+        if sys.stdin.isatty():
+            print("prompts, one a line; end with Ctrl-D", file=sys.stderr)
+        text = sys.stdin.read()
+    else:
+        text = Path(options.file).read_text(encoding="utf-8")
+    parts = text.replace("\r\n", "\n").split("\n\n" if options.paragraphs else "\n")
+    return [p.strip("\n") for p in parts if p.strip()]
+
+
+def _sample(options: Any) -> None:
+    from hybrid.build import build
+    from hybrid.diffusion.budget import Budget
+    from hybrid.diffusion.policy import Policy
+    from hybrid.drafters.diffusion import Diffusion
+    from hybrid.experiment import is_run, load_reasoner
+
+    if not is_run(options.run):
+        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    options.overrides = []
+    experiment = _read(options)
+    budget = Budget(options.steps)
+    prompts = _prompts(options)
+    reasoner, _ = load_reasoner(options.run, experiment)
+    drafter = reasoner.config.drafter
+    changes: dict[str, Any] = {}
+    if options.policy or options.threshold is not None:
+        section = {"kind": options.policy or "threshold"}
+        changes["policy"] = build(Policy, section | ({} if options.threshold is None else {"threshold": options.threshold}), "policy")
+    if options.temperature is not None:
+        changes["temperature"] = options.temperature
+    if changes:
+        if not isinstance(drafter, Diffusion):
+            raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{reasoner.config.method}`")
+        drafter = dataclasses.replace(drafter, **changes)
+    for prompt, result in zip(prompts, reasoner.reason(prompts, budget, drafter=drafter, seed=options.seed), strict=True):
+        if options.json:
+            print(json.dumps({"prompt": prompt, **dataclasses.asdict(result)}, ensure_ascii=False))
+            continue
+        spent = result.spent
+        print(f"prompt  {prompt}\nsketch  {result.sketch or '(none)'}\nanswer  {result.answer}")
+        print(
+            f"spent   {spent['denoiser_forwards']:.0f} denoiser + {spent['decoder_forwards']:.0f} decoder forwards, "
+            f"{spent['positions']:.0f} positions, {spent['sketch_tokens']:.0f} sketch + {spent['answer_tokens']:.0f} answer "
+            f"tokens, {spent['seconds'] * 1e3:.1f} ms" + ("" if result.complete else "  (incomplete)") + "\n"
+        )
+
+
+def _show(options: Any) -> None:
+    from hybrid.build import plain
+    from hybrid.config import dump
+    from hybrid.describe import kinds_table, parameters_table
+
+    experiment = _read(options)
+    print(dump(plain(experiment)))
+    print(parameters_table(experiment))
+    print(kinds_table())
+
+
+def _report(options: Any) -> None:
+    from hybrid import frontier, report
+
+    paths = [Path(r) / "frontier.json" if Path(r).is_dir() else Path(r) for r in options.runs]
+    merged = frontier.merge([frontier.read(p) for p in paths])
+    files = report.write(merged, options.out)
+    print(report.table(merged))
+    print("written: " + ", ".join(str(f) for f in files))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

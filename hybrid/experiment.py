@@ -1,0 +1,124 @@
+"""An experiment: the whole config, and the run folder that holds what came of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hybrid.build import ConfigError, build, plain
+from hybrid.config import dump, load
+from hybrid.evaluate import Evaluate
+from hybrid.frontier import write_atomically
+from hybrid.reasoner import Model, Reasoner
+from hybrid.records import Example
+from hybrid.tasks import Character, Data, Task, Tokenizer, TokenizerConfig, split
+from hybrid.train.settings import Train
+
+CONFIG, TOKENIZER, WEIGHTS, TRAINED = "config.yaml", "tokenizer.json", "model.safetensors", "trained.json"
+TOKENIZER_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `hybrid train CONFIG` reads.
+
+    name: of the task in tables and files; null: the task's kind. seed: of weights, data order and noise.
+    data_seed: of made data, so that runs of several seeds are tested on the same problems.
+    run: folder for results; null: runs/ and the config's file name.
+    """
+
+    task: Task
+    data: Data = field(default_factory=Data)
+    tokenizer: TokenizerConfig = field(default_factory=Character)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    name: str | None = None
+    seed: int = 0
+    data_seed: int = 0
+    run: str | None = None
+
+    @property
+    def title(self) -> str:
+        return self.name or plain_kind(self)
+
+    def examples(self, name: str) -> Sequence[Example]:
+        """A split of the task's examples."""
+        return split(self.task, self.data, name, self.data_seed)
+
+    def make_tokenizer(self) -> Tokenizer:
+        """Trained on (at most 20,000 rows of) the train split: the same for every seed of the run."""
+        train = self.examples("train")
+        rows = (train[i] for i in range(min(len(train), TOKENIZER_ROWS if len(train) < 2**30 else 2000)))
+        return self.tokenizer.train(text for row in rows for text in (row.prompt, row.sketch, row.answer))
+
+
+def plain_kind(experiment: Experiment) -> str:
+    return str(plain(experiment)["task"]["kind"])
+
+
+def is_run(path: str | Path) -> bool:
+    return (Path(path) / CONFIG).is_file()
+
+
+def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a config file, or of a run folder, with overrides on top.
+
+    Raises:
+        ConfigError: one line naming the key, its value, and what is allowed.
+    """
+    file = Path(path) / CONFIG if Path(path).is_dir() else Path(path)
+    if Path(path).is_dir() and not file.is_file():
+        raise ConfigError(f"{path} is not a run folder: it has no {CONFIG}")
+    return build(Experiment, load(file, overrides))
+
+
+def save_run(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
+    """Start a run folder: the resolved config and the tokenizer."""
+    write_atomically(folder / TOKENIZER, tokenizer.to_json().encode())
+    write_atomically(folder / CONFIG, dump(plain(experiment)).encode())
+
+
+def save_weights(folder: Path, state: dict[str, torch.Tensor], trained: dict[str, Any]) -> None:
+    """The weights as safetensors, tied ones once, and what they were trained on."""
+    seen: set[int] = set()
+    unique = {}
+    for name, tensor in state.items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            unique[name] = tensor.detach().cpu().contiguous()
+    beside = folder / f".{WEIGHTS}.new"
+    save_file(unique, beside)
+    beside.replace(folder / WEIGHTS)
+    write_atomically(folder / TRAINED, (json.dumps(trained, indent=1) + "\n").encode())
+
+
+def load_reasoner(folder: str | Path, experiment: Experiment) -> tuple[Reasoner, dict[str, Any]]:
+    """The trained reasoner of a run folder, and what it was trained on. Executes nothing from the folder.
+
+    Raises:
+        ConfigError: no weights yet, or weights that another config trained (missing, unexpected or misshapen keys).
+    """
+    folder = Path(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(f"{folder} has no {WEIGHTS}: its training has not saved any yet; run `hybrid train` again")
+    reasoner = Reasoner(experiment.model, Tokenizer.load(folder / TOKENIZER))
+    try:
+        state = load_file(folder / WEIGHTS)
+    except Exception as error:  # the library raises its own bare Exceptions
+        raise ConfigError(f"{folder / WEIGHTS} is damaged: {error}") from None
+    own = reasoner.state_dict()
+    tied = {name for name in own if name not in state and own[name].data_ptr() in {own[n].data_ptr() for n in state if n in own}}
+    missing, unexpected = sorted(set(own) - set(state) - tied), sorted(set(state) - set(own))
+    misshapen = sorted(n for n in state if n in own and state[n].shape != own[n].shape)
+    for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has other shapes of", misshapen)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise ConfigError(f"{folder / WEIGHTS} is from another config: it {what} {', '.join(keys[:3])}{more}")
+    reasoner.load_state_dict(state, strict=False)
+    trained = json.loads((folder / TRAINED).read_text())
+    return reasoner.eval(), trained
