@@ -24,7 +24,7 @@ from hybrid.drafters import Drafted, Drafter, Request, finish
 from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.controls import NoSketch
 from hybrid.drafters.diffusion import Diffusion
-from hybrid.feed import Feed, Fodder, Gold, Mixture
+from hybrid.feed import Feed, Fodder, Gold, Mixture, Nothing
 from hybrid.nets.backbone import Backbone, Qwen3
 from hybrid.nets.decode import write
 from hybrid.nets.layout import Segment, running
@@ -125,12 +125,13 @@ class Reasoner(nn.Module):
             t = low_discrepancy_times(uniform(noise.seed, noise.epoch, streams.TIME), slots, len(batch))
         drafter, network = drafter or self.config.drafter, self.networks.drafter
         plan = None if network is None else drafter.plan(network, batch, t, noise, self.special)
-        fed, extra = self._fed(batch, noise, feed or self.config.feed)
+        feed = feed or self.config.feed
+        fed, extra = self._fed(batch, noise, feed)
         sketch, answer = self._decoding(batch, fed)
         drafting = [] if plan is None else plan.segments
         if plan is not None and self.networks.is_shared and any(s.name == "sketch" for s in drafting):
             sketch = next(s for s in drafting if s.name == "sketch")  # the chain reads what it writes
-        decoding = [prompt_segment(batch.prompts), sketch, answer]
+        decoding = [prompt_segment(batch.prompts), *([] if isinstance(feed, Nothing) else [sketch]), answer]
         drafted, decoded = self.networks(drafting, decoding)
 
         logits = self.networks.decoder.logits(decoded["answer"]).float()
@@ -258,8 +259,8 @@ class Reasoner(nn.Module):
         marker = torch.full_like(end[:, None], self.special.answer)
         keep = torch.ones_like(marker, dtype=torch.bool)
         answer = Segment("answer", marker, keep, end[:, None], is_causal=True, sees=("prompt", "sketch"))
-        prefix = [sketch, answer] if memory is not None else [prompt_segment(prompts), sketch, answer]
-        return prefix, memory
+        read = [sketch, answer] if sketch.keep.any() else [answer]
+        return (read if memory is not None else [prompt_segment(prompts), *read]), memory
 
 
 def _row(spent: Spent, row: int, rows: int) -> dict[str, float]:

@@ -47,10 +47,10 @@ TESTS = {
     "hybrid/nets/layout.py": ("test_networks",),
     "hybrid/nets/network.py": ("test_networks", "test_controls"),
     "hybrid/nets/decode.py": ("test_networks", "test_controls"),
-    "hybrid/drafters/diffusion.py": ("test_controls", "test_feeds", "test_reasoner"),
+    "hybrid/drafters/diffusion.py": ("test_controls", "test_networks", "test_feeds", "test_reasoner"),
     "hybrid/drafters/autoregressive.py": ("test_controls", "test_reasoner"),
     "hybrid/drafters/controls.py": ("test_controls",),
-    "hybrid/bridge.py": ("test_reasoner",),
+    "hybrid/bridge.py": ("test_networks", "test_reasoner"),
     "hybrid/feed.py": ("test_feeds",),
     "hybrid/reasoner.py": ("test_reasoner",),
 }
@@ -124,7 +124,7 @@ def run_tests(copy: str, tests: tuple[str, ...], verdict: str) -> None:
             "not slow",
             "-p",
             "no:cacheprovider",
-                        "--rootdir",
+            "--rootdir",
             copy,
         ]
         code = pytest.main([*options, *files], plugins=[seen])

@@ -127,6 +127,13 @@ def test_a_banned_token_is_never_committed(policy):
 
 
 @every_policy
+def test_a_denoiser_that_insists_on_masks_overruns_no_budget(policy):
+    """Without the ban a draft may keep holes, but it ends on time."""
+    masks = Predict(lambda z, t: torch.tensor([-torch.inf] * K + [0.0]).expand(*z.shape, K + 1))
+    assert len(run(masks, blank(3), policy, [1, 4, 2])) == 5
+
+
+@every_policy
 def test_a_row_alone_equals_that_row_in_a_batch(policy):
     rows = 12
     steps = torch.tensor([1, 2, 3, 4, 5, 0] * 2)

@@ -70,7 +70,7 @@ def test_every_reach_and_no_other_by_perturbation(network):
         for column in range(segment.tokens.shape[1]):
             after = network([*segments[:i], replaced(segment, column), *segments[i + 1 :]])
             for other in segments:
-                moved = (after[other.name] - before[other.name]).abs().amax(-1)
+                moved = (after[other.name] - before[other.name]).detach().abs().amax(-1)
                 for at in range(other.tokens.shape[1]):
                     for row in range(4):
                         if not other.keep[row, at]:
@@ -123,6 +123,27 @@ def test_the_mask_of_a_small_row_written_out():
     assert mask[0, 0].int().tolist() == expected
     with pytest.raises(ValueError, match="different names"):
         attention([segment("a", [1], True), segment("a", [1], True)])
+
+
+def test_a_sketch_is_read_up_to_its_end_and_holes_as_holes():
+    """A marker, then text, holes and one end; nothing after a first end or pad, or of pads alone."""
+    end, pad, mask = SPECIAL.end, SPECIAL.pad, SPECIAL.mask
+    canvas = torch.tensor(
+        [
+            [7, 8, end, pad],
+            [7, pad, 8, end],
+            [mask, 7, mask, 8],
+            [end, 7, 7, 7],
+            [pad] * 4,
+            [pad, 7, end, pad],
+        ]
+    )
+    sketch = Tokens().segment(canvas, torch.arange(6), SPECIAL)
+    read = [row[keep].tolist() for row, keep in zip(sketch.tokens, sketch.keep, strict=True)]
+    marker = SPECIAL.sketch
+    assert read == [[marker, 7, 8, end], [marker, 7], [marker, mask, 7, mask, 8], [marker, end], [], []]
+    assert sketch.positions[2].tolist() == [2, 3, 4, 5, 6]
+    assert sketch.is_causal and sketch.sees == ("prompt",)
 
 
 def test_positions_count_kept_tokens_only():

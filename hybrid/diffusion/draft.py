@@ -116,6 +116,6 @@ def draft(
         confidence[rows] = torch.where(keep, proposal.confidence, confidence[rows])
         yield State(step, z, is_new, confidence)
 
-        stays = corruption.is_open(now, mask_id).any(-1).nonzero()[:, 0]
+        stays = (corruption.is_open(now, mask_id).any(-1) & (steps > step)).nonzero()[:, 0]
         if len(stays) < len(rows):
             rows, denoise, noise, steps = rows[stays], denoise.select(stays), noise.select(stays), steps[stays]

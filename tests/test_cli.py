@@ -1,0 +1,340 @@
+"""The command line: what it does, and how it refuses. A refusal is one line that starts with `hybrid: `."""
+
+import io
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybrid.cli import main
+from hybrid.experiment import is_run, read_experiment
+
+CONFIG = """\
+task: json_lines
+data: {train: FOLDER/rows.jsonl, test: FOLDER/test.jsonl, holdout: 2}
+tokenizer: {kind: character, characters: "0123456789+=\\n"}
+model: {canvas: 6, max_answer: 4, backbone: {kind: qwen3, width: 16, layers: 1, heads: 2}}
+train: {steps: 3, batch_size: 4, warmup: 0, validate_every: 0, checkpoint_every: 1, precision: 32-true}
+evaluate: {examples: 4, batch: 4, controls: []}
+"""
+DRAFTER_KINDS = ("autoregressive", "diffusion", "gold", "none", "pause", "shuffled")
+
+
+def rows(count=12):
+    return [{"prompt": f"{a}+{a}\n=", "sketch": f"{a}", "answer": f"{2 * a}"} for a in range(count)]
+
+
+def write_rows(path, some):
+    path.write_text("".join(json.dumps(row) + "\n" for row in some))
+    return path
+
+
+def write_config(folder, some=None):
+    """A config in `folder` over train rows `some`, and four test rows."""
+    write_rows(folder / "rows.jsonl", some or rows())
+    write_rows(folder / "test.jsonl", rows()[:4])
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.replace("FOLDER", str(folder)))
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A config and the folder of its finished run; tests leave both as they are."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = write_config(folder)
+    assert main(["train", str(config), f"run={folder / 'run'}", "--no-progress"]) == 0
+    return config, folder / "run"
+
+
+@pytest.fixture
+def run(trained):
+    return str(trained[1])
+
+
+def copy_of(run, folder):
+    for file in Path(run).rglob("*"):
+        if file.is_file():
+            (folder / file.relative_to(run)).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file.relative_to(run)).write_bytes(file.read_bytes())
+    return folder
+
+
+def refused(capsys, *arguments):
+    """The one line on stderr with which a command is refused."""
+    capsys.readouterr()
+    try:
+        code = main([str(a) for a in arguments])
+    except SystemExit as stop:  # how the argument parser refuses
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert code == 2, f"exit code {code}: {err}"
+    assert err.startswith("hybrid: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert "Traceback" not in out + err
+    return err
+
+
+def done(capsys, *arguments):
+    """What a command prints when it goes well."""
+    capsys.readouterr()
+    code = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return out
+
+
+BAD_CONFIG = {
+    "model.canvass=3": ("model.canvass", "3", "canvas"),
+    "train.step=3": ("train.step", "3", "steps"),
+    "model.drafter=difusion": ("model.drafter.kind", "'difusion'", *DRAFTER_KINDS),
+    "model.drafter.policy=confidense": ("model.drafter.policy.kind", "'confidense'", "confidence", "threshold"),
+    "task=chian": ("task.kind", "'chian'", "chain", "json_lines"),
+    "train.steps=-1": ("train", "steps=-1", "1 or more"),
+    "train.steps=many": ("train.steps", "'many'", "int"),
+    "model.canvas=0": ("model", "canvas=0", "1 or more"),
+    "evaluate.controls=[silver]": ("evaluate", "'silver'", "gold, shuffled, pause"),
+    "model.drafter=no_such_module.Drafter": ("model.drafter.kind", "no_such_module", *DRAFTER_KINDS),
+    "canvas": ("'canvas'", "key=value"),
+}
+
+
+@pytest.mark.parametrize(("override", "says"), BAD_CONFIG.items(), ids=list(BAD_CONFIG))
+def test_bad_overrides_are_refused_by_name(capsys, trained, tmp_path, override, says):
+    err = refused(capsys, "train", trained[0], override, f"run={tmp_path / 'run'}", "--no-progress")
+    for word in says:
+        assert word in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_is_not_there_is_refused(capsys, tmp_path):
+    assert "no such config file" in refused(capsys, "train", tmp_path / "none.yaml")
+    assert "not a run folder" in refused(capsys, "evaluate", tmp_path)
+    assert "not a run folder" in refused(capsys, "sample", tmp_path, "--prompt", "1")
+
+
+def test_a_wrong_command_line_is_refused_in_one_line(capsys, run):
+    assert "invalid choice" in refused(capsys, "trian")
+    assert "--steps" in refused(capsys, "sample", run, "--prompt", "1", "--steps", "two")
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_steps_and_policies_that_make_no_sense_are_refused(capsys, run, command):
+    prompt = ["--prompt", "1+1"] if command == "sample" else ["--no-progress"]
+    policy = "--policy" if command == "sample" else "--policies"
+    err = refused(capsys, command, run, *prompt, "--steps", "-1")
+    assert "steps=-1" in err and "0 (no sketch) or more" in err
+    err = refused(capsys, command, run, *prompt, "--steps", "7")
+    assert "steps=7" in err and "Confidence" in err and "at most 6" in err
+    err = refused(capsys, command, run, *prompt, policy, "confidense")
+    assert "'confidense'" in err and "threshold" in err
+
+
+def test_zero_steps_and_many_steps_of_a_patient_policy_are_fine(capsys, run):
+    result = json.loads(done(capsys, "sample", run, "--prompt", "1+1", "--steps", "0", "--json"))
+    assert result["sketch"] == "" and result["spent"]["denoiser_forwards"] == 0
+    done(capsys, "sample", run, "--prompt", "1+1", "--steps", "9", "--policy", "ancestral")
+
+
+def test_prompts_that_cannot_be_read_are_refused(capsys, run, monkeypatch, tmp_path):
+    assert "empty" in refused(capsys, "sample", run, "--prompt", "")
+    err = refused(capsys, "sample", run, "--prompt", "1" * 5000)
+    assert "prompt of 5000 tokens" in err and "at most" in err
+    err = refused(capsys, "sample", run, "--prompt", "1+x")
+    assert "'x'" in err and "position 2" in err and "0123456789" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n\n"))
+    assert "no prompts" in refused(capsys, "sample", run)
+    assert "none.txt" in refused(capsys, "sample", run, "--file", tmp_path / "none.txt")
+    assert "--file" in refused(capsys, "sample", run, "--file", "x", "--prompt", "1")
+
+
+def test_a_sketch_longer_than_the_canvas_is_refused_and_a_longer_canvas_then_works(capsys, tmp_path):
+    config = write_config(tmp_path, [*rows(), *({**row, "sketch": "1234567"} for row in rows(20))])
+    arguments = ["train", config, f"run={tmp_path / 'run'}", "--no-progress"]
+    err = refused(capsys, *arguments)
+    assert "sketch of 7 tokens" in err and "canvas = 6" in err and "8 would fit" in err
+    done(capsys, *arguments, "model.canvas=8")
+
+
+@pytest.mark.parametrize("field", ["prompt", "sketch", "answer"])
+def test_a_row_without_a_field_is_named_by_file_line_and_field(capsys, tmp_path, field):
+    some = rows()
+    del some[2][field]
+    config = write_config(tmp_path, some)
+    err = refused(capsys, "train", config, f"run={tmp_path / 'run'}", "--no-progress")
+    assert "rows.jsonl, line 3" in err and repr(field) in err and "missing" in err
+
+
+def test_missing_data_are_named_with_their_key(capsys, trained, tmp_path):
+    err = refused(capsys, "train", trained[0], "data.train=none.jsonl", f"run={tmp_path / 'run'}", "--no-progress")
+    assert "data.train = none.jsonl" in err and "no such file" in err
+
+
+def test_a_checkpoint_of_another_config_is_refused(capsys, trained, run):
+    err = refused(capsys, "evaluate", run, "model.backbone.width=32", "--no-progress")
+    assert "model.safetensors is from another config" in err and "embed_tokens" in err
+    err = refused(capsys, "evaluate", run, "model.backbone.layers=2", "--no-progress")
+    assert "it lacks" in err and "layers.1" in err
+    err = refused(capsys, "train", trained[0], f"run={run}", "train.learning_rate=1", "--no-progress")
+    assert "another config" in err and "train.learning_rate: 0.002 there, 1.0 now" in err and "run=DIR" in err
+
+
+def test_a_file_where_a_folder_should_be_is_refused(capsys, trained, run, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for place in (file, file / "inside"):
+        err = refused(capsys, "train", trained[0], f"run={place}", "--no-progress")
+        assert f"run={place}" in err and "folder" in err
+    assert str(file) in refused(capsys, "evaluate", run, "--out", file, "--no-progress", "--steps", "0")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "trained.json", "config.yaml"])
+def test_damaged_files_of_a_run_are_refused_by_name(capsys, run, tmp_path, name):
+    folder = copy_of(run, tmp_path / "copy")
+    (folder / name).write_bytes((folder / name).read_bytes()[:-20] + b"\x00{")
+    assert name in refused(capsys, "sample", folder, "--prompt", "1+1")
+
+
+class Bomb:
+    """Pickled, it creates a file where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("content", ["bomb", "junk"])
+def test_loading_a_checkpoint_executes_nothing(capsys, trained, tmp_path, content):
+    folder, hole = copy_of(trained[1], tmp_path / "copy"), tmp_path / "exploded"
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if content == "bomb":
+        torch.save({"state_dict": {}, "callbacks": Bomb(hole)}, checkpoint)
+    else:
+        checkpoint.write_bytes(b"junk")
+    before = (folder / "model.safetensors").read_bytes()
+    err = refused(capsys, "train", trained[0], f"run={folder}", "--no-progress")
+    assert str(checkpoint) in err and "checkpoint" in err
+    assert not hole.exists() and checkpoint.is_file()
+    assert (folder / "model.safetensors").read_bytes() == before
+    done(capsys, "sample", folder, "--prompt", "1+1")  # reads the weights only
+    assert not hole.exists()
+
+
+def test_ctrl_c_saves_the_run_and_the_same_command_finishes_it(capsys, tmp_path):
+    """A real SIGINT, sent once the first checkpoint is there."""
+    config, folder = write_config(tmp_path), tmp_path / "run"
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    arguments = ["train", str(config), f"run={folder}", "train.steps=100000", "--no-progress"]
+
+    def interrupt():
+        while not checkpoint.is_file():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        assert main(arguments) == 130
+    finally:
+        thread.join()
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    (line,) = err.strip().split("\n")
+    assert line.startswith("hybrid: stopped at step ") and str(checkpoint) in line and "same command" in line
+    stopped = int(line.split()[4].rstrip(";"))
+    saved = json.loads((folder / "trained.json").read_text())
+    assert saved["steps"] == stopped == torch.load(checkpoint, weights_only=True)["global_step"] > 0
+    done(capsys, "sample", folder, "--prompt", "1+1")
+
+    # The config of the stopped run, cut short so that the test ends: a run may be edited where it lies.
+    kept = folder / "config.yaml"
+    kept.write_text(kept.read_text().replace("steps: 100000", f"steps: {stopped + 2}"))
+    arguments[3] = f"train.steps={stopped + 2}"
+    assert "trained: " in done(capsys, *arguments)
+    assert json.loads((folder / "trained.json").read_text())["steps"] == stopped + 2
+
+
+def test_sample_reads_arguments_files_standard_input_and_paragraphs(capsys, run, tmp_path, monkeypatch):
+    def prompts_of(*arguments):
+        out = done(capsys, "sample", run, "--json", "--steps", "2", *arguments)
+        return [json.loads(line)["prompt"] for line in out.splitlines()]
+
+    assert prompts_of("--prompt", "1+1", "--prompt", r"2+2\n=") == ["1+1", "2+2\n="]
+    file = tmp_path / "prompts.txt"
+    file.write_text("1+1\n=\n\n2+2\n=\n")
+    assert prompts_of("--file", file) == ["1+1", "=", "2+2", "="]
+    assert prompts_of("--file", file, "--paragraphs") == ["1+1\n=", "2+2\n="]
+    for arguments in ((), ("--file", "-")):
+        monkeypatch.setattr("sys.stdin", io.StringIO("3+3\r\n4+4"))
+        assert prompts_of(*arguments) == ["3+3", "4+4"]
+
+
+def test_sample_prints_sketch_answer_and_what_was_spent(capsys, run):
+    text = done(capsys, "sample", run, "--prompt", "1+1", "--steps", "2", "--policy", "threshold", "--threshold", "0.5")
+    for word in ("prompt  1+1", "sketch  ", "answer  ", "spent   ", "denoiser", "decoder forwards"):
+        assert word in text
+    result = json.loads(done(capsys, "sample", run, "--prompt", "1+1", "--steps", "2", "--json"))
+    assert result["allowed"] == {"steps": 2, "max_answer": 4} and result["spent"]["denoiser_forwards"] <= 3
+    one, other = (
+        done(capsys, "sample", run, "--prompt", "1+1", "--temperature", "1", "--seed", s).split("spent")[0] for s in (0, 0)
+    )
+    assert one == other
+    assert "temperature" in refused(capsys, "sample", run, "--prompt", "1+1", "--temperature", "-1")
+    assert "threshold" in refused(capsys, "sample", run, "--prompt", "1+1", "--threshold", "2")
+
+
+def test_show_prints_the_config_its_sizes_and_the_other_kinds(capsys, trained):
+    for place in trained:
+        text = done(capsys, "show", place)
+        for word in ("canvas: 6", "kind: qwen3", "method: hybrid", "shared trunk", "parameters", "model.drafter.policy"):
+            assert word in text
+        assert all(kind in text for kind in DRAFTER_KINDS)
+    assert "direct" in done(capsys, "show", trained[0], "model.drafter=none")
+    text = done(capsys, "show", trained[0], "model.pairing=separate")
+    assert "drafter  " in text and "decoder  " in text
+    assert "unknown key" in refused(capsys, "show", trained[0], "modle.canvas=1")
+
+
+def test_evaluate_writes_a_frontier_and_report_merges_them(capsys, run, tmp_path):
+    first, second, both = tmp_path / "a", tmp_path / "b", tmp_path / "both"
+    text = done(capsys, "evaluate", run, "--steps", "0,2", "--controls", "gold", "--out", first, "--no-progress")
+    assert "accuracy" in text and str(first / "frontier.html") in text
+    done(capsys, "evaluate", run, "--steps", "4", "--policies", "threshold,entropy", "--controls", "",
+         "--examples", "2", "--batch", "1", "--out", second, "--no-progress", "seed=7")  # fmt: skip
+    done(capsys, "report", first, second / "frontier.json", "--out", both)
+    found = json.loads((both / "frontier.json").read_text())
+    assert found["schema"] == 1
+    assert [(r["method"], r["policy"], r["steps"]) for r in found["rows"]] == [
+        ("hybrid", None, 0), ("hybrid", "confidence", 2), ("gold", None, None),
+        ("hybrid", "threshold", 4), ("hybrid", "entropy", 4),
+    ]  # fmt: skip
+    for suffix in ("csv", "png", "html"):
+        assert (both / f"frontier.{suffix}").stat().st_size > 0
+    assert "none" in refused(capsys, "report", tmp_path / "none", "--out", both)
+
+
+def test_a_run_is_evaluated_on_another_file_of_the_tasks_format(capsys, run, tmp_path):
+    other = write_rows(tmp_path / "other.jsonl", rows(30)[20:])
+    done(capsys, "evaluate", run, f"data.test={other}", "--steps", "1", "--out", tmp_path, "--no-progress")
+    found = json.loads((tmp_path / "frontier.json").read_text())
+    assert {row["examples"] for row in found["rows"]} == {4}  # evaluate.examples
+
+
+def test_training_again_changes_nothing_and_a_run_folder_is_a_config(capsys, trained, tmp_path):
+    config, folder = trained
+    assert is_run(folder) and read_experiment(folder).model == read_experiment(config).model
+    before = (folder / "model.safetensors").read_bytes()
+    assert "trained: " in done(capsys, "train", folder, "--no-progress")
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_no_command_prints_the_help(capsys):
+    assert main([]) == 2
+    assert "hybrid train" in capsys.readouterr().out
