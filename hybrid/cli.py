@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 EXAMPLES = """\
 examples:
@@ -23,7 +23,11 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 where it went well, 2 on bad input, 130 on Ctrl-C."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    for text in rest:  # overrides that stand after an option
+        if text.startswith("-") or not hasattr(options, "overrides"):
+            parser.error(f"unrecognized argument: {text}")
+        options.overrides = [*options.overrides, text]
     if not hasattr(options, "command"):
         parser.print_help()
         return 2
@@ -51,8 +55,15 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line, like every other part."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"hybrid: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hybrid", description="Draft a reasoning sketch by diffusion, answer autoregressively, measure both.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -82,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sample = command("sample", _sample, "Answer prompts under a budget; prints sketch, answer and what was spent.")
     sample.add_argument("run", help="run folder of `hybrid train`")
-    sample.add_argument("--prompt", action="append", help="a prompt (may be repeated); default: lines of --file or stdin")
+    sample.add_argument("--prompt", action="append", help="a prompt, may be repeated; default: lines of stdin")
     sample.add_argument("--file", help="prompts, one a line; - for stdin")
     sample.add_argument("--paragraphs", action="store_true", help="prompts of several lines, blank lines between them")
     sample.add_argument("--steps", type=int, help="denoising steps; 0: no sketch; default: one per canvas position")
@@ -96,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("config", help="YAML file, or a run folder")
     show.add_argument("overrides", **overrides)
 
-    report = command("report", _report, "Merge the frontiers of several runs of one task into one table, plot and page.")
+    report = command("report", _report, "Merge the frontiers of runs of one task into one table, plot and page.")
     report.add_argument("runs", nargs="+", help="run folders, or frontier.json files")
     report.add_argument("--out", required=True, help="folder for frontier.json, .csv, .png and .html")
     return parser
@@ -113,7 +124,10 @@ def _folder(experiment: Any, config: str) -> Path:
     if experiment.run:
         return Path(experiment.run)
     path = Path(config)
-    return path if path.is_dir() else Path("runs") / (f"{path.parent.name}-{path.stem}" if path.parent.name not in ("", "configs") else path.stem)
+    if path.is_dir():
+        return path
+    of = path.parent.name
+    return Path("runs") / (path.stem if of in ("", "configs") else f"{of}-{path.stem}")
 
 
 def _read(options: Any, extra: Sequence[str] = ()) -> Any:
@@ -128,7 +142,10 @@ def _read(options: Any, extra: Sequence[str] = ()) -> Any:
 def _train(options: Any) -> None:
     experiment = _read(options)
     folder = _folder(experiment, options.config)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"run={folder}: this folder cannot be made ({error.strerror}); name another") from None
     from hybrid.train.run import is_trained, train
 
     train(experiment, folder, progress=not options.no_progress)
@@ -194,15 +211,19 @@ def _sample(options: Any) -> None:
     drafter = reasoner.config.drafter
     changes: dict[str, Any] = {}
     if options.policy or options.threshold is not None:
-        section = {"kind": options.policy or "threshold"}
-        changes["policy"] = build(Policy, section | ({} if options.threshold is None else {"threshold": options.threshold}), "policy")
+        section: dict[str, Any] = {"kind": options.policy or "threshold"}
+        if options.threshold is not None:
+            section["threshold"] = options.threshold
+        changes["policy"] = build(Policy, section, "policy")
     if options.temperature is not None:
         changes["temperature"] = options.temperature
     if changes:
         if not isinstance(drafter, Diffusion):
-            raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{reasoner.config.method}`")
+            method = reasoner.config.method
+            raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{method}`")
         drafter = dataclasses.replace(drafter, **changes)
-    for prompt, result in zip(prompts, reasoner.reason(prompts, budget, drafter=drafter, seed=options.seed), strict=True):
+    results = reasoner.reason(prompts, budget, drafter=drafter, seed=options.seed)
+    for prompt, result in zip(prompts, results, strict=True):
         if options.json:
             print(json.dumps({"prompt": prompt, **dataclasses.asdict(result)}, ensure_ascii=False))
             continue
@@ -210,8 +231,9 @@ def _sample(options: Any) -> None:
         print(f"prompt  {prompt}\nsketch  {result.sketch or '(none)'}\nanswer  {result.answer}")
         print(
             f"spent   {spent['denoiser_forwards']:.0f} denoiser + {spent['decoder_forwards']:.0f} decoder forwards, "
-            f"{spent['positions']:.0f} positions, {spent['sketch_tokens']:.0f} sketch + {spent['answer_tokens']:.0f} answer "
-            f"tokens, {spent['seconds'] * 1e3:.1f} ms" + ("" if result.complete else "  (incomplete)") + "\n"
+            f"{spent['positions']:.0f} positions, {spent['sketch_tokens']:.0f} sketch + "
+            f"{spent['answer_tokens']:.0f} answer tokens, {spent['seconds'] * 1e3:.1f} ms"
+            f"{'' if result.complete else '  (incomplete)'}\n"
         )
 
 

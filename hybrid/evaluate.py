@@ -64,6 +64,11 @@ class Way:
     budget: Budget
     labels: Mapping[str, Any]
 
+    @property
+    def has_sketch(self) -> bool:
+        """Whether there is a sketch to judge: blanks and nothing are none."""
+        return self.method in ("gold", "shuffled") or (self.drafter.learns and not self.budget.is_nothing)
+
 
 def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     """All rows of the frontier, cheapest first; refused here, before anything runs, where a budget cannot be used."""
@@ -122,16 +127,15 @@ def evaluate(
     with tqdm(total=len(listed) * len(chosen), unit=" examples", disable=not progress, dynamic_ncols=True) as bar:
         answer(reasoner, listed[-1], chosen[: settings.batch], chosen, seed)
         for way in listed:
-            bar.set_description(" ".join(str(x) for x in (way.method, way.labels.get("policy"), way.budget.steps) if x is not None))
+            label = (way.method, way.labels.get("policy"), way.budget.steps)
+            bar.set_description(" ".join(str(part) for part in label if part is not None))
             tally = Tally()
             for at in range(0, len(chosen), settings.batch):
                 part = chosen[at : at + settings.batch]
                 results, batch = answer(reasoner, way, part, chosen, seed, at)
                 scores = [task.score(e, r.sketch, r.answer) for e, r in zip(part, results, strict=True)]
-                if not way.drafter.learns and way.method != "direct" or way.budget.is_nothing:
-                    scores = scores if way.method in ("gold", "shuffled") else [_unsketched(s) for s in scores]
-                elif way.method == "direct":
-                    scores = [_unsketched(s) for s in scores]
+                if not way.has_sketch:
+                    scores = [dataclasses.replace(s, sketch_exact=None, sketch_valid=None, draft_correct=None) for s in scores]
                 spent = spent_of(results)
                 tally.add(scores, spent, spent.sketch_tokens, (batch.sketch != reasoner.special.pad).sum(-1))
                 bar.update(len(part))
@@ -142,11 +146,6 @@ def evaluate(
                 )
             )  # fmt: skip
     return Frontier(name, settings.split, rows, seed=seed)
-
-
-def _unsketched(score: Any) -> Any:
-    """The score where no sketch was written: nothing to judge."""
-    return dataclasses.replace(score, sketch_exact=None, sketch_valid=None, draft_correct=None)
 
 
 def answer(

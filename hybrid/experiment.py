@@ -112,7 +112,8 @@ def load_reasoner(folder: str | Path, experiment: Experiment) -> tuple[Reasoner,
     except Exception as error:  # the library raises its own bare Exceptions
         raise ConfigError(f"{folder / WEIGHTS} is damaged: {error}") from None
     own = reasoner.state_dict()
-    tied = {name for name in own if name not in state and own[name].data_ptr() in {own[n].data_ptr() for n in state if n in own}}
+    given = {own[name].data_ptr() for name in state if name in own}
+    tied = {name for name in own if name not in state and own[name].data_ptr() in given}
     missing, unexpected = sorted(set(own) - set(state) - tied), sorted(set(state) - set(own))
     misshapen = sorted(n for n in state if n in own and state[n].shape != own[n].shape)
     for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has other shapes of", misshapen)):
@@ -120,5 +121,21 @@ def load_reasoner(folder: str | Path, experiment: Experiment) -> tuple[Reasoner,
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise ConfigError(f"{folder / WEIGHTS} is from another config: it {what} {', '.join(keys[:3])}{more}")
     reasoner.load_state_dict(state, strict=False)
-    trained = json.loads((folder / TRAINED).read_text())
-    return reasoner.eval(), trained
+    return reasoner.eval(), read_trained(folder)
+
+
+def read_trained(folder: Path) -> dict[str, Any]:
+    """What the run's weights were trained on: steps and positions.
+
+    Raises:
+        ConfigError: a damaged file.
+    """
+    try:
+        return dict(json.loads((folder / TRAINED).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ConfigError(f"{folder / TRAINED} is damaged: {error}") from None
+
+
+def load_run(folder: str | Path) -> Reasoner:
+    """The trained reasoner of a run folder, ready to `reason`."""
+    return load_reasoner(folder, read_experiment(folder))[0]

@@ -119,6 +119,7 @@ class Reasoner(nn.Module):
         noise: keyed by the examples; default: seed 0. t: diffusion times in (0, 1], stratified over the batch.
         feed: which sketch the decoder reads; drafter: with which costs; default: the model's own.
         """
+        self._check_room(batch.prompts)
         noise = noise or Noise(0, batch.prompts.keys)
         if t is None:
             slots = torch.arange(len(batch), device=self.device)
@@ -144,6 +145,16 @@ class Reasoner(nn.Module):
             answer_count=batch.answer_keep.sum(-1),
             positions=extra + len(batch) * self._width(drafting, decoding),
         )
+
+    def _check_room(self, prompts: Prompts) -> None:
+        """Refuse prompts that leave no room for canvas and answer, and their markers, in the network's positions."""
+        positions = getattr(self.networks.decoder.model.config, "max_position_embeddings", None)
+        room = (positions or 0) - self.config.canvas - self.config.max_answer - 2
+        if positions is not None and prompts.tokens.shape[1] > room:
+            raise ValueError(
+                f"prompt of {prompts.tokens.shape[1]} tokens: at most {room} of the network's {positions} positions "
+                f"are left beside canvas = {self.config.canvas} and max_answer = {self.config.max_answer}"
+            )
 
     def loss(self, losses: Losses) -> Float[Tensor, ""]:
         """The training loss of one process's batch: the two means, weighted."""
@@ -204,6 +215,7 @@ class Reasoner(nn.Module):
         budget = budget or Budget()
         if not isinstance(prompts, Prompts):
             prompts = collate_prompts(prompts, self.tokenizer)
+        self._check_room(prompts)
         prompts = prompts.to(self.device)
         spent = Spent.nothing(len(prompts))
         drafter = NoSketch() if budget.is_nothing else drafter or self.config.drafter

@@ -282,10 +282,8 @@ def test_sample_prints_sketch_answer_and_what_was_spent(capsys, run):
         assert word in text
     result = json.loads(done(capsys, "sample", run, "--prompt", "1+1", "--steps", "2", "--json"))
     assert result["allowed"] == {"steps": 2, "max_answer": 4} and result["spent"]["denoiser_forwards"] <= 3
-    one, other = (
-        done(capsys, "sample", run, "--prompt", "1+1", "--temperature", "1", "--seed", s).split("spent")[0] for s in (0, 0)
-    )
-    assert one == other
+    draws = [done(capsys, "sample", run, "--prompt", "1+1", "--temperature", "1", "--seed", "3") for _ in range(2)]
+    assert draws[0].split("spent")[0] == draws[1].split("spent")[0]
     assert "temperature" in refused(capsys, "sample", run, "--prompt", "1+1", "--temperature", "-1")
     assert "threshold" in refused(capsys, "sample", run, "--prompt", "1+1", "--threshold", "2")
 
@@ -293,7 +291,7 @@ def test_sample_prints_sketch_answer_and_what_was_spent(capsys, run):
 def test_show_prints_the_config_its_sizes_and_the_other_kinds(capsys, trained):
     for place in trained:
         text = done(capsys, "show", place)
-        for word in ("canvas: 6", "kind: qwen3", "method: hybrid", "shared trunk", "parameters", "model.drafter.policy"):
+        for word in ("canvas: 6", "kind: qwen3", "method: hybrid", "shared trunk", "model.drafter.policy"):
             assert word in text
         assert all(kind in text for kind in DRAFTER_KINDS)
     assert "direct" in done(capsys, "show", trained[0], "model.drafter=none")

@@ -1,6 +1,7 @@
 """The data module: batches as a function of (seed, step), so that a resumed run goes on where it stopped."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -63,6 +64,9 @@ class Examples(pl.LightningDataModule):
             seed=self.seed, rank=trainer.global_rank, world=trainer.world_size, start=start,
         )  # fmt: skip
         return DataLoader(stream, batch_size=None)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device) if isinstance(batch, Batch) else batch  # validation is on examples as text
 
     def val_dataloader(self) -> DataLoader[list[Example]]:
         rows = [self.valid[i] for i in range(min(self.settings.validate_examples, len(self.valid)))]

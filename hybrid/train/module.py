@@ -55,9 +55,6 @@ class HybridReasoner(pl.LightningModule):
         self.log("train/positions", float(self.positions))
         return loss
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch.to(device) if isinstance(batch, Batch) else batch  # validation is on examples as text
-
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         limit = self.train_settings.positions
         if limit is not None and self.positions >= limit:

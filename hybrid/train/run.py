@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from hybrid.build import ConfigError, plain
 from hybrid.config import differences, load
-from hybrid.experiment import CONFIG, TOKENIZER, TRAINED, Experiment, save_run, save_weights
+from hybrid.experiment import CONFIG, TOKENIZER, TRAINED, WEIGHTS, Experiment, read_trained, save_run, save_weights
 from hybrid.reasoner import Reasoner
 from hybrid.tasks import Tokenizer
 from hybrid.train.data import Examples
@@ -39,6 +39,20 @@ class AtomicCheckpoints(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """Reads tensors and plain data, and executes nothing.
+
+        Raises:
+            ConfigError: a file that holds anything else, or is cut short.
+        """
+        try:
+            return super().load_checkpoint(path, *args, **options | {"weights_only": True})
+        except Exception as error:  # a damaged file fails wherever the reader happens to stand
+            raise ConfigError(
+                f"{path} is damaged or no checkpoint of ours ({type(error).__name__}); "
+                "put a copy back, or name another folder with run=DIR"
+            ) from error
 
 
 class Weights(Callback):
@@ -80,14 +94,16 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
     settings = experiment.train
     module = HybridReasoner(Reasoner(experiment.model, tokenizer), experiment.task, settings, experiment.seed)
     data = Examples(
-        experiment.examples("train"), experiment.examples("valid"), tokenizer, experiment.model.canvas, settings, experiment.seed
-    )
+        experiment.examples("train"), experiment.examples("valid"), tokenizer, experiment.model.canvas, settings,
+        experiment.seed,
+    )  # fmt: skip
     # Weights stands last, so that it sees the state that the average of weights has put into the checkpoint.
     saver = ModelCheckpoint(
         checkpoint.parent, filename="last", every_n_train_steps=settings.checkpoint_every,
         enable_version_counter=False,
     )  # fmt: skip
-    callbacks: list[Callback] = [saver, *([EMAWeightAveraging(decay=settings.ema)] if settings.ema else []), Weights(folder)]
+    average = [EMAWeightAveraging(decay=settings.ema)] if settings.ema else []
+    callbacks: list[Callback] = [saver, *average, Weights(folder)]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     trainer = pl.Trainer(
@@ -121,18 +137,20 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
 
 def is_trained(folder: Path, experiment: Experiment) -> bool:
     """Whether the folder's run has reached its end."""
-    import json
-
     if not (folder / TRAINED).is_file():
         return False
-    trained = json.loads((folder / TRAINED).read_text())
+    trained = read_trained(folder)
     limit = experiment.train.positions
     return trained["steps"] >= experiment.train.steps or (limit is not None and trained["positions"] >= limit)
 
 
 def _check_same(experiment: Experiment, folder: Path) -> None:
-    """Refuse to go on with a run of another config; what only affects evaluation may differ."""
-    if not (folder / CONFIG).is_file():
+    """Refuse to go on with a run of another config; what only affects evaluation may differ.
+
+    A folder without a checkpoint or weights has nothing to lose: its training never got that far.
+    """
+    has_work = (folder / "checkpoints" / CHECKPOINT).is_file() or (folder / WEIGHTS).is_file()
+    if not has_work or not (folder / CONFIG).is_file():
         return
     found = differences(load(folder / CONFIG), plain(experiment))
     changed = {k: v for k, v in found.items() if not k.startswith(FREE_TO_CHANGE)}
@@ -158,6 +176,8 @@ def keep_memory() -> None:
 def _quiet() -> None:
     """Leave the terminal to progress and results; the trainer's notices are not about our users' doing."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*IterableDataset.*", ".*isinstance.treespec.*", ".*Checkpoint directory.*",
-                    ".*LeafSpec.*", ".*Starting from v1.9.0.*", ".*Experiment logs directory.*", ".*lr_scheduler.step.*"):  # fmt: skip
-        warnings.filterwarnings("ignore", message=message)
+    for message in (
+        "does not have many workers", "IterableDataset", "isinstance.treespec", "Checkpoint directory", "LeafSpec",
+        "Starting from v1.9.0", "Experiment logs directory", "lr_scheduler.step", "transfer_batch_to_device",
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
