@@ -105,9 +105,7 @@ def _read(path: Path, came_from: str) -> dict[Any, Any]:
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"cannot be read{came_from}: {_first_line(error)}", str(path)) from error
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"expected a section of `key: value` lines, got a {type(values).__name__}", str(path)
-        )
+        raise ConfigError(f"expected a section of `key: value` lines, got a {type(values).__name__}", str(path))
     return values
 
 

@@ -14,8 +14,8 @@ from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Policy, Threshold
 from hybrid.drafters import Drafter
 from hybrid.drafters.diffusion import Diffusion
-from hybrid.feed import Feed, Gold, Nothing, Partial
 from hybrid.feed import Drafted as OneStep
+from hybrid.feed import Feed, Gold, Nothing, Partial
 from hybrid.frontier import Frontier, Row
 from hybrid.kinds import kind_of, look_up
 from hybrid.metrics import SPENT, Tally
@@ -87,7 +87,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
         listed.append(Way("hybrid", drafter, Budget(0), {**pairing, "steps": 0}))
     for policy in settings.policies or (drafter.policy,):
         own = dataclasses.replace(drafter, policy=policy)
-        labels = {**pairing, "policy": kind_of(Policy, type(policy))}
+        labels: dict[str, Any] = {**pairing, "policy": kind_of(Policy, type(policy))}
         if isinstance(policy, Threshold):
             labels["threshold"] = policy.threshold
         for steps in budgets:
@@ -135,7 +135,9 @@ def evaluate(
                 results, batch = answer(reasoner, way, part, chosen, seed, at)
                 scores = [task.score(e, r.sketch, r.answer) for e, r in zip(part, results, strict=True)]
                 if not way.has_sketch:
-                    scores = [dataclasses.replace(s, sketch_exact=None, sketch_valid=None, draft_correct=None) for s in scores]
+                    scores = [
+                        dataclasses.replace(s, sketch_exact=None, sketch_valid=None, draft_correct=None) for s in scores
+                    ]
                 spent = spent_of(results)
                 tally.add(scores, spent, spent.sketch_tokens, (batch.sketch != reasoner.special.pad).sum(-1))
                 bar.update(len(part))

@@ -119,7 +119,9 @@ class Mixture(Feed):
         for name, share in self._shares().items():
             _check_share(name, share)
         if abs(sum(self._shares().values()) - 1) > 1e-6:
-            raise ValueError(f"shares of a mixture must sum to 1, not {sum(self._shares().values()):g}: {self._shares()}")
+            raise ValueError(
+                f"shares of a mixture must sum to 1, not {sum(self._shares().values()):g}: {self._shares()}"
+            )
 
     def _shares(self) -> dict[str, float]:
         names = ("gold", "drafted", "partial", "corrupted", "none")

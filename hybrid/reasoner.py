@@ -1,8 +1,8 @@
 """The reasoner: a drafter and a decoder that answer together. Needs no trainer: use it in a notebook.
 
-    reasoner = Reasoner(Model(canvas=32), tokenizer)
-    losses = reasoner.losses(batch)                      # totals and counts, ready to backpropagate
-    results = reasoner.reason(["12*34"], Budget(steps=8))  # sketch, answer, and what was spent
+reasoner = Reasoner(Model(canvas=32), tokenizer)
+losses = reasoner.losses(batch)                      # totals and counts, ready to backpropagate
+results = reasoner.reason(["12*34"], Budget(steps=8))  # sketch, answer, and what was spent
 """
 
 import time
@@ -28,7 +28,7 @@ from hybrid.feed import Feed, Fodder, Gold, Mixture, Nothing
 from hybrid.nets.backbone import Backbone, Qwen3
 from hybrid.nets.decode import write
 from hybrid.nets.layout import Segment, running
-from hybrid.nets.network import Network, prompt_segment
+from hybrid.nets.network import Memory, Network, prompt_segment
 from hybrid.nets.pairing import Pairing
 from hybrid.records import Batch, Prompts, Reasoned, Spent
 from hybrid.tasks.collate import prompts as collate_prompts
@@ -164,7 +164,9 @@ class Reasoner(nn.Module):
 
     def _width(self, drafting: list[Segment], decoding: list[Segment]) -> int:
         """Positions per row: a shared trunk runs a common segment once."""
-        rows = [{s.name: s for s in (*drafting, *decoding)}.values()] if self.networks.is_shared else [drafting, decoding]
+        rows = (
+            [{s.name: s for s in (*drafting, *decoding)}.values()] if self.networks.is_shared else [drafting, decoding]
+        )
         return sum(s.tokens.shape[1] for row in rows for s in row)
 
     def _fed(self, batch: Batch, noise: Noise, feed: Feed) -> tuple[Int[Tensor, "b l"], int]:
@@ -234,9 +236,9 @@ class Reasoner(nn.Module):
             part="decoder",
         )
         holes = (drafted.sketch == self.special.mask).any(-1)
-        spent.sketch_tokens += self.config.bridge.segment(drafted.sketch, prompts.keep.sum(-1), self.special).keep[
-            :, 1:
-        ].sum(-1).cpu()
+        spent.sketch_tokens += (
+            self.config.bridge.segment(drafted.sketch, prompts.keep.sum(-1), self.special).keep[:, 1:].sum(-1).cpu()
+        )
         spent.answer_tokens += written.keep.sum(-1).cpu()
         spent.seconds = time.perf_counter() - began
         ended = (written.tokens == self.special.end).any(-1)
@@ -254,7 +256,7 @@ class Reasoner(nn.Module):
             for row in range(len(prompts))
         ]
 
-    def _prefix(self, prompts: Prompts, drafted: Drafted) -> tuple[list[Segment], object]:
+    def _prefix(self, prompts: Prompts, drafted: Drafted) -> tuple[list[Segment], Memory | None]:
         """What the decoder must still read before it answers, and the memory it may start from."""
         start = prompts.keep.sum(-1)
         memory = drafted.memory if self.networks.is_shared else None

@@ -3,7 +3,7 @@
 Axis letters everywhere: `b` batch, `q` prompt, `l` sketch (canvas), `a` answer, `k` vocabulary, `d` width.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -114,11 +114,11 @@ class Spent:
     flops: Float[Tensor, "b"]
     sketch_tokens: Float[Tensor, "b"]
     answer_tokens: Float[Tensor, "b"]
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, kw_only=True)
 
     @classmethod
     def nothing(cls, rows: int) -> "Spent":
-        return cls(*(torch.zeros(rows, dtype=torch.float64) for f in fields(cls) if f.name != "seconds"))
+        return cls(*torch.zeros(7, rows, dtype=torch.float64).unbind())
 
     def charge(
         self,

@@ -63,9 +63,7 @@ def _cells(row: Row, rows: list[Row], decimals: int) -> list[str]:
     interval = f"[{100 * row.accuracy_low:.{decimals}f}–{100 * row.accuracy_high:.{decimals}f}]"
     wide = len("[99–100]") if decimals == 0 else len("[98.9–100.0]")
     exact, seconds = row.sketch_exact, row.seconds_per_example
-    sketch, answer = (
-        "–" if tokens is None else f"{tokens:.0f}" for tokens in (row.sketch_tokens, row.answer_tokens)
-    )
+    sketch, answer = ("–" if tokens is None else f"{tokens:.0f}" for tokens in (row.sketch_tokens, row.answer_tokens))
     cells = [
         row.method,
         row_label(row, rows),
@@ -94,9 +92,7 @@ def _examples(rows: list[Row]) -> str:
 def _line(cells: tuple[str, ...] | list[str], widths: list[int], gap: int) -> str:
     fitted = [clip(cell, width) for cell, width in zip(cells, widths, strict=True)]
     left = (METHOD, POLICY, BAR)
-    padded = [
-        c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(fitted, widths, strict=True))
-    ]
+    padded = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(fitted, widths, strict=True))]
     return (" " * gap).join(padded).rstrip()
 
 

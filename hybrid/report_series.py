@@ -130,9 +130,7 @@ def _points(rows: Sequence[Row]) -> tuple[Point, ...]:
     for row in rows:
         cells.setdefault((row.steps, row.threshold), []).append(row)
     points = [Point(tuple(cell)) for cell in cells.values()]
-    return tuple(
-        sorted(points, key=lambda p: tuple(_rank(p.mean(x)) for x in ("sequential_forwards", "steps")))
-    )
+    return tuple(sorted(points, key=lambda p: tuple(_rank(p.mean(x)) for x in ("sequential_forwards", "steps"))))
 
 
 def row_label(row: Row, rows: Sequence[Row]) -> str:

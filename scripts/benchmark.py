@@ -11,6 +11,7 @@ meanwhile slows both. Network, shapes and formulas are fixed and printed; a goal
 
 import argparse
 import json
+import logging
 import platform
 import resource
 import string
@@ -19,7 +20,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -33,6 +35,7 @@ from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.noise import Noise, low_discrepancy_times, uniform
 from hybrid.drafters import Request, finish
 from hybrid.drafters.diffusion import Diffusion
+from hybrid.feed import Gold
 from hybrid.nets.backbone import Qwen3
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Batch, Spent
@@ -59,11 +62,11 @@ class Setting:
     heads: int = 4
     canvas: int = 64
     operations: int = 30
-    train_batch: int = 32
-    train_steps: int = 6
+    train_batch: int = 16
+    train_steps: int = 5
     draft_batch: int = 16
     draft_steps: int = 32
-    repeats: int = 7
+    repeats: int = 5
 
     @property
     def model(self) -> Model:
@@ -75,7 +78,10 @@ class Setting:
         return Chain(length=self.operations)
 
 
-QUICK = Setting(width=32, layers=1, heads=2, canvas=64, train_batch=4, train_steps=2, draft_batch=2, draft_steps=4, repeats=2)
+QUICK = Setting(
+    width=32, layers=1, heads=2, operations=6, canvas=8, train_batch=4, train_steps=1, draft_batch=2, draft_steps=2,
+    repeats=1,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,8 @@ class Times(Callback):
 class Training:
     """One training step's work, in a trainer and bare: same network, batches, times, noise and optimiser."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting, self.task = setting, setting.task
+    def __init__(self, setting: Setting, model: Model) -> None:
+        self.setting, self.model, self.task = setting, model, setting.task
         self.steps = setting.train_steps + 2
         self.train = Train(
             steps=self.steps, batch_size=setting.train_batch, warmup=1, validate_every=0, learning_rate=1e-4
@@ -126,7 +132,7 @@ class Training:
 
     def _module(self) -> HybridReasoner:
         torch.manual_seed(0)
-        return HybridReasoner(Reasoner(self.setting.model, self.tokenizer), self.task, self.train, 0)
+        return HybridReasoner(Reasoner(self.model, self.tokenizer), self.task, self.train, 0)
 
     def in_trainer(self) -> float:
         """Seconds per step of the LightningModule under a trainer, batches made as they are needed."""
@@ -200,7 +206,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def train_vs_bare_loop(setting: Setting) -> Figure:
-    training = Training(setting)
+    training = Training(setting, setting.model)
     training.bare()
     pairs = [(training.in_trainer(), training.bare()) for _ in range(setting.repeats)]
     rates = [median(training.positions / seconds for seconds in side) for side in zip(*pairs, strict=True)]
@@ -209,7 +215,8 @@ def train_vs_bare_loop(setting: Setting) -> Figure:
 
 
 def train_flops_vs_gemm(setting: Setting) -> Figure:
-    training = Training(setting)
+    # With the gold feed, every position that is sent forward is sent backward too.
+    training = Training(setting, replace(setting.model, feed=Gold()))
     network = training.module.reasoner.networks.decoder
     inner, outer = setting.width, network.model.config.intermediate_size
     training.forward_and_backward()
@@ -232,9 +239,8 @@ def draft_time_in_network(setting: Setting) -> Figure:
     assert network is not None
     with torch.no_grad():  # their logits are 0 and thus never the likeliest of 100: no row ends its sketch early
         network.model.get_input_embeddings().weight[[special.pad, special.end]] = 0.0
-    request = Request(
-        prompts(["1234567890+1234567890="] * setting.draft_batch, tokenizer).to(reasoner.device), setting.canvas, special
-    )
+    problems = prompts(["1234567890+1234567890="] * setting.draft_batch, tokenizer).to(reasoner.device)
+    request = Request(problems, setting.canvas, special)
     inside = 0.0
 
     def watched(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -276,11 +282,12 @@ MEASUREMENTS = {f.__name__: f for f in (train_vs_bare_loop, train_flops_vs_gemm,
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="also write the figures to this file")
-    parser.add_argument("--only", action="append", choices=list(MEASUREMENTS), help="measure this one (may be repeated)")
-    parser.add_argument("--quick", action="store_true", help="a tiny network and two repeats: does it run? No figure counts")
+    parser.add_argument("--only", action="append", choices=list(MEASUREMENTS), help="measure this one; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="tiny, once: does it run? Its figures mean nothing")
     options = parser.parse_args(arguments)
     keep_memory()
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     setting = QUICK if options.quick else Setting()
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"machine  {machine}" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""))
@@ -293,8 +300,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name:<22}{figure.value:>9.3f}{goal:<22}  {figure.detail}", flush=True)
     if options.json:
         found = {name: {**asdict(f), "met": f.is_met} for name, f in figures.items()}
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine, "setting": asdict(setting), "flops": FLOP_FORMULA, "figures": found}, file, indent=1)
+        whole = {"machine": machine, "setting": asdict(setting), "flops": FLOP_FORMULA, "figures": found}
+        Path(options.json).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

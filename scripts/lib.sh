@@ -12,6 +12,16 @@ fail() { # text: one line on stderr, and the end
     exit 1
 }
 
+quietly() { # command...: its output is shown only where it fails
+    local log
+    log=$(mktemp)
+    if ! "$@" >"$log" 2>&1; then
+        cat "$log" >&2
+        fail "this failed, see above: $*"
+    fi
+    rm -f "$log"
+}
+
 find_python() { # prints a Python 3.11 or newer that can make virtual environments
     local found="none" candidate version
     for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
@@ -34,25 +44,21 @@ install_torch_for_cpus() { # python: from PyTorch's own index, tens of times sma
 }
 
 install_locks() { # python lock...: torch and the rest side by side, since unpacking keeps one core busy each
-    local python=$1 rest log others
+    local python=$1 rest others
     shift
     rest=$(mktemp)
-    log=$(mktemp)
-    cat "$@" | grep -v '^torch==\|^#' >"$rest"
+    cat "$@" | grep -v '^torch==\|^pip==\|^#' >"$rest"
     say "installing torch $(sed -n 's/^torch==//p' requirements.lock) and $(grep -c . "$rest") other pinned packages"
-    "$python" -m pip install --quiet --no-compile --no-deps --requirement "$rest" >"$log" 2>&1 &
+    quietly "$python" -m pip install --quiet --no-compile --no-deps --requirement "$rest" &
     others=$!
     if [ "$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then
         install_torch_for_cpus "$python" || true
     fi
-    if ! wait "$others"; then
-        cat "$log" >&2
-        fail "installing the packages of $* failed, see above"
-    fi
-    rm -f "$rest" "$log"
+    wait "$others"
+    rm -f "$rest"
     if ! "$python" -m pip show --quiet torch >/dev/null 2>&1; then
         say "installing torch from the default index"
-        "$python" -m pip install --quiet --no-compile --constraint requirements.lock torch
+        quietly "$python" -m pip install --quiet --no-compile --constraint requirements.lock torch
     fi
 }
 
@@ -69,8 +75,10 @@ make_environment() { # folder lock...: a virtual environment with exactly what t
     rm -rf "$folder"
     "$python" -m venv "$folder"
     export PIP_DISABLE_PIP_VERSION_CHECK=1
+    # The pip that comes with Python 3.11 spends minutes on reading the index.
+    quietly "$folder/bin/python" -m pip install --quiet --no-compile "$(grep -h '^pip==' "$@")"
     install_locks "$folder/bin/python" "$@"
-    "$folder/bin/python" -m pip install --quiet --no-compile --no-deps --no-build-isolation --editable .
+    quietly "$folder/bin/python" -m pip install --quiet --no-compile --no-deps --no-build-isolation --editable .
     echo "$wanted" >"$folder/locks.sum"
     say "installed"
 }

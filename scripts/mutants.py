@@ -179,9 +179,7 @@ def main() -> int:
     )
     parser.add_argument("--only", metavar="NAME", action="append", help="run this mutant; may be repeated")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at a time (default: 1)")
-    parser.add_argument(
-        "--timeout", type=float, default=180, metavar="S", help="seconds per mutant (default: 180)"
-    )
+    parser.add_argument("--timeout", type=float, default=180, metavar="S", help="seconds per mutant (default: 180)")
     parser.add_argument("--list", action="store_true", help="list the mutants and stop")
     args = parser.parse_args()
     if args.jobs < 1:

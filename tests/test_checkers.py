@@ -15,9 +15,7 @@ from hybrid.tasks.sudoku import solve
 from hybrid.tasks.task import read_lines
 
 DATA = Path(os.environ.get("HYBRID_DATA", Path(__file__).parents[2] / "shared" / "data"))
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="the public data sets are not here; set HYBRID_DATA to them"
-)
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public data sets are not here; set HYBRID_DATA to them")
 
 
 @needs_data
@@ -66,14 +64,9 @@ def test_shipped_files_are_read_and_gold_is_right(task, file, rows):
         assert [left_out in str(w.message) for w in caught] == [True] * (left_out is not None)
     for row in examples[:200]:
         score = task.score(row, row.sketch, row.answer)
-        assert (
-            score.answer_correct and score.sketch_exact in (True, None) and score.sketch_valid in (True, None)
-        )
+        assert score.answer_correct and score.sketch_exact in (True, None) and score.sketch_valid in (True, None)
         assert score.draft_correct in (True, None) or isinstance(task, Gsm8k)
-        assert (
-            not task.score(row, "", "").answer_correct
-            and not task.score(row, row.prompt, row.prompt).answer_correct
-        )
+        assert not task.score(row, "", "").answer_correct and not task.score(row, row.prompt, row.prompt).answer_correct
 
 
 @needs_data
@@ -82,9 +75,7 @@ def test_nine_by_nine_is_solved():
     for _, line in lines:
         grid = solve(line.replace(".", "0"))
         assert grid is not None
-        rows = [
-            "\n".join(text[i : i + 9] for i in range(0, 81, 9)) for text in (line.replace(".", "0"), grid)
-        ]
+        rows = ["\n".join(text[i : i + 9] for i in range(0, 81, 9)) for text in (line.replace(".", "0"), grid)]
         assert Sudoku(size=9).score(Example(0, *rows, rows[1]), *rows[1:] * 2).answer_correct
 
 
@@ -95,10 +86,7 @@ def test_multiplication_checks_the_product_and_every_part():
     assert task.score(row, row.sketch.replace("551111", "551112"), row.answer).sketch_valid is False
     assert not task.score(row, row.sketch, "55608202").answer_correct
     wrong_gold = Example(0, row.prompt, row.sketch, "00000000")
-    assert (
-        task.score(wrong_gold, "", row.answer).answer_correct
-        and not task.score(wrong_gold, "", "0").answer_correct
-    )
+    assert task.score(wrong_gold, "", row.answer).answer_correct and not task.score(wrong_gold, "", "0").answer_correct
 
 
 COUNTDOWN = Example(0, "86,28,13,31,96", "86+28=114,31-13=18,114-18=96", "(86+28)-(31-13)")
@@ -173,11 +161,7 @@ def test_arithmetic_is_exact_and_safe():
         with pytest.raises(Unlawful):
             evaluate(text, whole=True)
     assert (
-        holds("10/3=3.33")
-        and holds("2/3=.66")
-        and holds("2/3=0.67")
-        and not holds("10/3=3")
-        and not holds("5/2=2.9")
+        holds("10/3=3.33") and holds("2/3=.66") and holds("2/3=0.67") and not holds("10/3=3") and not holds("5/2=2.9")
     )
     assert not holds("5") and not holds("1=1=1") and not holds("=5")
     assert [number(t) for t in ("1,080", "$18", "18.0", "-3.5", "18.", "eighteen", "", "1 2")] == [
@@ -207,10 +191,7 @@ def test_addition_scratchpads():
     assert score.answer_correct and not score.sketch_valid and not score.draft_correct
 
 
-PROMPT = (
-    "Every terpus is a brimpus. Each brimpus is a lempus. Lempuses are not red. "
-    "Tom is a terpus. Sam is a lempus. "
-)
+PROMPT = "Every terpus is a brimpus. Each brimpus is a lempus. Lempuses are not red. Tom is a terpus. Sam is a lempus. "
 
 
 @pytest.mark.parametrize(
@@ -250,10 +231,7 @@ def test_sudoku_rules():
         "1234\n" * 4,
         grid + "\n1",
     ):
-        assert (
-            not task.score(row, wrong, wrong).answer_correct
-            and not task.score(row, wrong, wrong).draft_correct
-        )
+        assert not task.score(row, wrong, wrong).answer_correct and not task.score(row, wrong, wrong).draft_correct
     assert not task.score(Example(0, grid, grid, grid), grid, grid).answer_correct
     assert solve(puzzle.replace("\n", "")) == grid.replace("\n", "")
     assert solve("11" + "0" * 14) is None

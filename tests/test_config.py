@@ -169,9 +169,7 @@ def test_a_cycle_of_bases_is_named(write: Write) -> None:
 @pytest.mark.parametrize("base", ["3", "[1]", "{a: b}", "null"])
 def test_base_is_a_name_or_names(write: Write, base: str) -> None:
     path = write("run.yaml", f"base: {base}")
-    assert message(lambda: load(path)).startswith(
-        f"{path}: base: expected a file name or a list of them, got "
-    )
+    assert message(lambda: load(path)).startswith(f"{path}: base: expected a file name or a list of them, got ")
 
 
 def test_missing_files_say_who_wanted_them(write: Write, tmp_path: Path) -> None:
@@ -213,9 +211,7 @@ def test_values_are_plain_and_typed_as_yaml(write: Write) -> None:
 def test_interpolations_see_the_merged_config(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYBRID_TEST", "there")
     write("base.yaml", "n: 1\nm: ${n}\ndeep: {p: '${n}', q: 0}")
-    path = write(
-        "run.yaml", "base: base.yaml\nn: 2\ncopy: ${deep}\nwhere: ${oc.env:HYBRID_TEST}/x\ntext: \\${n}"
-    )
+    path = write("run.yaml", "base: base.yaml\nn: 2\ncopy: ${deep}\nwhere: ${oc.env:HYBRID_TEST}/x\ntext: \\${n}")
     assert load(path, ["n=3", "copy.q=9", "also=${n}"]) == {
         "n": 3,
         "m": 3,
@@ -316,9 +312,7 @@ BASE = "d: {kind: diffusion, curve: {kind: power, power: 3.0}, steps: 4}\nother:
         (["d=null"], None),
     ],
 )
-def test_a_new_kind_drops_what_the_old_one_inherited(
-    write: Write, overrides: list[str], expected: object
-) -> None:
+def test_a_new_kind_drops_what_the_old_one_inherited(write: Write, overrides: list[str], expected: object) -> None:
     assert load(write("run.yaml", BASE), overrides) == {"d": expected, "other": 1}
 
 
@@ -484,9 +478,7 @@ def test_messages_name_path_value_and_what_is_allowed(keys: dict[str, object], s
 
 
 def test_messages_start_from_the_given_path() -> None:
-    assert (
-        message(lambda: build(Train, {"steps": "x"}, "run.train")) == "run.train.steps: expected int, got 'x'"
-    )
+    assert message(lambda: build(Train, {"steps": "x"}, "run.train")) == "run.train.steps: expected int, got 'x'"
     assert message(lambda: build(Train, {}, "run.train")) == "missing required key run.train.steps: int"
     assert message(lambda: build(Power, {"power": -1})) == "power must be above 0, not -1.0"
 
@@ -501,17 +493,12 @@ def test_missing_keys_say_so() -> None:
     assert message(lambda: build(Strict, {"curve": {}})) == (
         "missing required key curve.kind: a Curve (kinds: flat, power)"
     )
-    assert (
-        message(lambda: build(Strict, {"curve": "flat", "train": {}}))
-        == "missing required key train.steps: int"
-    )
+    assert message(lambda: build(Strict, {"curve": "flat", "train": {}})) == "missing required key train.steps: int"
 
 
 def test_unknown_kinds_list_the_known_and_the_closest() -> None:
     found = refusal(second="difusion")
-    assert found.startswith(
-        "second.kind: unknown Writer kind 'difusion'; known kinds: autoregressive, bare, diffusion"
-    )
+    assert found.startswith("second.kind: unknown Writer kind 'difusion'; known kinds: autoregressive, bare, diffusion")
     assert found.endswith("; did you mean diffusion?")
 
 
@@ -529,9 +516,7 @@ def test_a_kind_by_dotted_path() -> None:
     kind = f"{__name__}.Unregistered"
     assert build(Curve, {"kind": kind, "width": 4}) == Unregistered(4)
     assert plain(Unregistered(4)) == {"kind": kind, "width": 4}
-    assert message(lambda: build(Curve, f"{__name__}.Other")).startswith(
-        f"kind: '{__name__}.Other' is not a Curve"
-    )
+    assert message(lambda: build(Curve, f"{__name__}.Other")).startswith(f"kind: '{__name__}.Other' is not a Curve")
     assert message(lambda: build(Curve, "no_such_module.X")).startswith("kind: cannot import Curve kind ")
 
 

@@ -94,9 +94,7 @@ def test_the_config_trains_is_evaluated_and_samples(config, tmp_path):
 
     reasoner, _ = load_reasoner(folder, read_experiment(folder))
     examples = experiment.examples("test")
-    frontier = evaluate(
-        reasoner, experiment.task, examples, experiment.evaluate, name=experiment.title, progress=False
-    )
+    frontier = evaluate(reasoner, experiment.task, examples, experiment.evaluate, name=experiment.title, progress=False)
     assert {row.method for row in frontier.rows} >= {experiment.model.method}
     assert all(row.examples == min(4, len(examples)) for row in frontier.rows)
     (result,) = reasoner.reason([examples[0].prompt], Budget(1))

@@ -28,9 +28,7 @@ def reasoner_with(drafter, **options):
 
 def drafted(drafter, batch, other=None, budget=Budget(3), seed=0):  # noqa: B008  (frozen)
     reasoner = reasoner_with(drafter)
-    request = Request(
-        batch.prompts, CANVAS, SPECIAL, batch.sketch, batch.sketch.flip(0) if other is None else other
-    )
+    request = Request(batch.prompts, CANVAS, SPECIAL, batch.sketch, batch.sketch.flip(0) if other is None else other)
     spent, states = Spent.nothing(len(batch)), []
     result = finish(
         drafter.draft(reasoner.networks.drafter, request, budget, Noise(seed, batch.prompts.keys), spent),
@@ -73,8 +71,7 @@ def test_drafting_edits_nothing_it_was_given(drafter):
     before = [x.clone() for x in (batch.prompts.tokens, batch.prompts.keep, batch.sketch)]
     drafted(drafter, batch)
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(before, (batch.prompts.tokens, batch.prompts.keep, batch.sketch), strict=True)
+        torch.equal(a, b) for a, b in zip(before, (batch.prompts.tokens, batch.prompts.keep, batch.sketch), strict=True)
     )
 
 
@@ -118,9 +115,7 @@ def test_the_chain_charges_one_forward_per_token():
     tokens = (result.sketch != SPECIAL.pad).sum(-1)
     assert torch.equal(spent.sequential_forwards, tokens.double())
     memory = result.memory
-    assert result.holds_sketch and torch.equal(
-        memory.next_position, tiny_batch(ROWS).prompts.keep.sum(-1) + tokens
-    )
+    assert result.holds_sketch and torch.equal(memory.next_position, tiny_batch(ROWS).prompts.keep.sum(-1) + tokens)
 
 
 def test_given_sketches_are_the_right_ones():
@@ -171,9 +166,7 @@ def test_hybrid_is_charged_a_prefill_its_steps_and_its_answer(pairing, steps):
     # An end token that closes its canvas may save steps.
     steps_taken = [n - 1 for n in spent_of(results, "denoiser_forwards")]
     assert max(steps_taken) <= steps and all(n >= 1 for n in steps_taken)
-    assert spent_of(results, "sequential_forwards") == [
-        1 + s + a for s, a in zip(steps_taken, answers, strict=True)
-    ]
+    assert spent_of(results, "sequential_forwards") == [1 + s + a for s, a in zip(steps_taken, answers, strict=True)]
     assert spent_of(results, "decoder_forwards") == spent_of(results, "answer_tokens") == answers
 
 
@@ -187,11 +180,7 @@ def test_chain_is_charged_its_sketch_and_its_answer():
 
 def test_direct_is_charged_its_answer():
     results = reasoner_with(NoSketch()).reason(tiny_batch(ROWS).prompts)
-    assert (
-        spent_of(results, "sequential_forwards")
-        == spent_of(results, "answer_tokens")
-        == answer_lengths(results)
-    )
+    assert spent_of(results, "sequential_forwards") == spent_of(results, "answer_tokens") == answer_lengths(results)
     assert spent_of(results, "sketch_tokens") == spent_of(results, "denoiser_forwards") == [0.0] * ROWS
 
 

@@ -75,16 +75,10 @@ def test_corrupted_replaces_its_share_of_text_by_text():
     given = fodder()
     fed = Corrupted(0.3).feed(given)
     is_text = given.gold >= 5
-    assert (
-        torch.equal(fed[~is_text], given.gold[~is_text])
-        and (fed[is_text] >= 5).all()
-        and (fed < VOCABULARY).all()
-    )
+    assert torch.equal(fed[~is_text], given.gold[~is_text]) and (fed[is_text] >= 5).all() and (fed < VOCABULARY).all()
     n = int(is_text.sum())
     expected = 0.3 * 11 / 12
-    assert float((fed != given.gold)[is_text].double().mean()) == pytest.approx(
-        expected, abs=5 * (expected / n) ** 0.5
-    )
+    assert float((fed != given.gold)[is_text].double().mean()) == pytest.approx(expected, abs=5 * (expected / n) ** 0.5)
     assert torch.equal(Corrupted(0.0).feed(given), given.gold)
     everything = Corrupted(1.0).feed(given)[is_text]
     assert set(everything.tolist()) == set(range(5, VOCABULARY))

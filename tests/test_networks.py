@@ -227,9 +227,7 @@ def test_cached_equals_uncached(network):
         for _ in range(2):  # a read-only memory is as it was after a forward
             assert torch.allclose(network([canvas], reading)["canvas"], full["canvas"], **CLOSE)
         some = torch.tensor([3, 1])
-        part = Segment(
-            "canvas", canvas.tokens[some], canvas.keep[some], canvas.positions[some], False, ("prompt",)
-        )
+        part = Segment("canvas", canvas.tokens[some], canvas.keep[some], canvas.positions[some], False, ("prompt",))
         for selected in (reading.select(some), reading.select(torch.arange(4)).select(some)):
             for _ in range(2):  # and so is a selection of its rows
                 assert torch.allclose(network([part], selected)["canvas"], full["canvas"][some], **CLOSE)
@@ -295,15 +293,10 @@ def test_writing_a_row_alone_equals_writing_it_in_a_batch(network):
     together = written(network, prompts, 6)
     for row in range(5):
         n = int(prompts.keep[row].sum())
-        one = Prompts(
-            prompts.keys[row : row + 1], prompts.tokens[row : row + 1, -n:], prompts.keep[row : row + 1, -n:]
-        )
+        one = Prompts(prompts.keys[row : row + 1], prompts.tokens[row : row + 1, -n:], prompts.keep[row : row + 1, -n:])
         alone = written(network, one, 6)
         width = alone.tokens.shape[1]
-        assert (
-            torch.equal(alone.tokens[0], together.tokens[row, :width])
-            and not together.keep[row, width:].any()
-        )
+        assert torch.equal(alone.tokens[0], together.tokens[row, :width]) and not together.keep[row, width:].any()
         assert torch.allclose(
             alone.confidence[0][alone.keep[0]], together.confidence[row, :width][alone.keep[0]], **CLOSE
         )

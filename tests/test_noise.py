@@ -115,17 +115,13 @@ def test_impossible_tokens_are_never_drawn():
         for u in (0.0, 0.5, LARGEST):
             token = sample(logits.expand(1, 1, -1), torch.tensor([[u]], dtype=torch.float64))
             assert int(token) in support
-        ends = [
-            sample(logits.expand(1, 1, -1), torch.tensor([[u]], dtype=torch.float64)) for u in (0.0, LARGEST)
-        ]
+        ends = [sample(logits.expand(1, 1, -1), torch.tensor([[u]], dtype=torch.float64)) for u in (0.0, LARGEST)]
         assert [int(end) for end in ends] == [support[0], support[-1]]
 
 
 def test_the_tail_is_drawn_as_often_as_it_should_be():
     """A category of probability 1e-10, which float32 would lose: the last part of [0, 1) is its own."""
     p = 1e-10
-    logits = torch.tensor([0.0, torch.tensor(p, dtype=torch.float64).log()], dtype=torch.float64).expand(
-        1, 1, -1
-    )
+    logits = torch.tensor([0.0, torch.tensor(p, dtype=torch.float64).log()], dtype=torch.float64).expand(1, 1, -1)
     for u, token in ((1 - 1.01 * p, 0), (1 - 0.99 * p, 1)):
         assert int(sample(logits, torch.tensor([[u]], dtype=torch.float64))) == token

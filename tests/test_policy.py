@@ -118,9 +118,7 @@ def transitions(joint, choose, steps):
             quota = -(-len(open_) // (steps - step))
             for drawn, q in joint.completions(z):
                 keep = choose(z, drawn, quota) if open_ else []
-                new = tuple(
-                    drawn[i] if i in keep or i not in open_ else joint.mask for i in range(joint.length)
-                )
+                new = tuple(drawn[i] if i in keep or i not in open_ else joint.mask for i in range(joint.length))
                 after[new] = after.get(new, 0.0) + p * q
         states = after
     return states
@@ -215,9 +213,7 @@ def test_total_variation_falls_as_ancestral_steps_grow(schedule):
     """
     exact, drawn = [], []
     for steps in (1, 2, 4, 16):
-        exact.append(
-            float((JOINT.law_of(ancestral_law(JOINT, schedule, steps)[-1]) - JOINT.probs).abs().sum() / 2)
-        )
+        exact.append(float((JOINT.law_of(ancestral_law(JOINT, schedule, steps)[-1]) - JOINT.probs).abs().sum() / 2))
         z, _ = final(JOINT, Ancestral(), steps, schedule)
         drawn.append(float((JOINT.counts(z) / ROWS - JOINT.probs).abs().sum() / 2))
     assert exact == sorted(exact, reverse=True) and exact[-1] < exact[0] / 4
@@ -241,9 +237,7 @@ def test_open_share_follows_the_schedule(schedule):
     _, states = final(JOINT, Ancestral(), steps, schedule)
     for i, state in enumerate(states):
         expected = 1 - float(schedule.alpha(torch.tensor(1 - i / steps).double()))
-        assert float((state.z == JOINT.mask).double().mean()) == pytest.approx(
-            expected, abs=5 * 0.5 / 60_000**0.5
-        )
+        assert float((state.z == JOINT.mask).double().mean()) == pytest.approx(expected, abs=5 * 0.5 / 60_000**0.5)
 
 
 def test_random_orders_are_equally_likely():

@@ -75,12 +75,8 @@ def test_chain_costs_are_those_of_one_plain_causal_row():
         sketch = read_as(batch.sketch[row])
         answer = text(batch.answer[row], batch.answer_keep[row])
         model = reasoner.networks.decoder.model
-        assert float(losses.sketch[row]) == pytest.approx(
-            nll_of(model, [*prompt, SKETCH], sketch[1:]), rel=1e-4
-        )
-        assert float(losses.answer[row]) == pytest.approx(
-            nll_of(model, [*prompt, *sketch, ANSWER], answer), rel=1e-4
-        )
+        assert float(losses.sketch[row]) == pytest.approx(nll_of(model, [*prompt, SKETCH], sketch[1:]), rel=1e-4)
+        assert float(losses.answer[row]) == pytest.approx(nll_of(model, [*prompt, *sketch, ANSWER], answer), rel=1e-4)
         assert int(losses.sketch_count[row]) == len(sketch) - 1
 
 
@@ -177,18 +173,11 @@ def test_sketch_cost_depends_on_neither_answer_nor_feed(pairing):
     reasoner, batch = tiny_reasoner(pairing=pairing), tiny_batch(5)
     first = reasoner.losses(batch, feed=Gold())
     other_feed = reasoner.losses(batch, feed=Nothing())
-    other_answer = reasoner.losses(
-        replace(batch, answer=torch.where(batch.answer >= 5, 9, batch.answer)), feed=Gold()
-    )
+    other_answer = reasoner.losses(replace(batch, answer=torch.where(batch.answer >= 5, 9, batch.answer)), feed=Gold())
     assert torch.allclose(first.sketch, other_feed.sketch, rtol=1e-5)
     assert torch.allclose(first.sketch, other_answer.sketch, rtol=1e-5)
-    clean = [
-        reasoner.losses(batch, drafter=Diffusion(copies=n, next_token=0.0), feed=Gold()).answer
-        for n in (1, 2)
-    ]
-    assert torch.allclose(first.answer, clean[0], rtol=1e-5) and torch.allclose(
-        first.answer, clean[1], rtol=1e-5
-    )
+    clean = [reasoner.losses(batch, drafter=Diffusion(copies=n, next_token=0.0), feed=Gold()).answer for n in (1, 2)]
+    assert torch.allclose(first.answer, clean[0], rtol=1e-5) and torch.allclose(first.answer, clean[1], rtol=1e-5)
     other_times = reasoner.losses(batch, t=torch.ones(5, dtype=torch.float64), feed=Gold())
     assert torch.allclose(first.answer, other_times.answer, rtol=1e-5)
 
@@ -210,8 +199,7 @@ def test_the_training_loss_is_two_token_means():
     reasoner, batch = tiny_reasoner(sketch_weight=2.0, answer_weight=0.5), tiny_batch(5)
     losses = reasoner.losses(batch)
     expected = (
-        2 * losses.sketch.sum() / losses.sketch_count.sum()
-        + 0.5 * losses.answer.sum() / losses.answer_count.sum()
+        2 * losses.sketch.sum() / losses.sketch_count.sum() + 0.5 * losses.answer.sum() / losses.answer_count.sum()
     )
     assert torch.allclose(reasoner.loss(losses), expected)
     assert int(losses.sketch_count.sum()) == int((batch.sketch != PAD).sum())  # not the masked count
@@ -226,9 +214,7 @@ def test_positions_of_a_step_are_counted():
 
 
 def same(results, others):
-    return [(r.sketch_tokens, r.answer_tokens) for r in results] == [
-        (r.sketch_tokens, r.answer_tokens) for r in others
-    ]
+    return [(r.sketch_tokens, r.answer_tokens) for r in results] == [(r.sketch_tokens, r.answer_tokens) for r in others]
 
 
 def pick(results, order):

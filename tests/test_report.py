@@ -47,9 +47,7 @@ def frontier() -> Frontier:
 
 
 def over_seeds(frontier: Frontier) -> Frontier:
-    others = [
-        replace(r, seed=1, accuracy=0.97 * r.accuracy, accuracy_low=0.9 * r.accuracy) for r in frontier.rows
-    ]
+    others = [replace(r, seed=1, accuracy=0.97 * r.accuracy, accuracy_low=0.9 * r.accuracy) for r in frontier.rows]
     return replace(frontier, rows=[*frontier.rows, *others])
 
 
@@ -128,9 +126,7 @@ def test_plot_shows_every_line(frontier, tmp_path):
     for colour in COLOURS[:2]:
         assert (shown == np.round(255 * np.array(to_rgb(colour)))).all(-1).sum() > 1000, colour
     assert not (shown == np.round(255 * np.array(to_rgb(COLOURS[2])))).all(-1).any()
-    edges = np.concatenate(
-        [shown[:4].reshape(-1, 3), shown[:, -4:].reshape(-1, 3), shown[:, :4].reshape(-1, 3)]
-    )
+    edges = np.concatenate([shown[:4].reshape(-1, 3), shown[:, -4:].reshape(-1, 3), shown[:, :4].reshape(-1, 3)])
     assert (edges == 255).all(), "no label runs off the picture"
 
 
@@ -180,14 +176,10 @@ class Page(HTMLParser):
 def test_page_needs_no_network(frontier):
     text = html(frontier)
     page = Page(text)
-    links = [
-        value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")
-    ]
+    links = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
     assert links == [] and not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
     assert not [tag for tag, _ in page.tags if tag in ("link", "img", "iframe", "object", "base", "form")]
-    assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}, (
-        "a name, not an address"
-    )
+    assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}, "a name, not an address"
     (policy,) = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
     own = base64.b64encode(hashlib.sha256("".join(page.scripts[-1]).encode()).digest()).decode()
     assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{own}'" in policy
@@ -216,16 +208,12 @@ def test_page_shows_rows_fields_tables_and_model(frontier):
 
 def test_injected_markup_is_inert(frontier):
     """The same tags and scripts as a tame page, whatever the names hold; the names arrive unharmed."""
-    evil = replace(
-        frontier.rows[0], method=EVIL, policy=EVIL, answer_is=EVIL, pairing=EVIL, extra={EVIL: EVIL}
-    )
+    evil = replace(frontier.rows[0], method=EVIL, policy=EVIL, answer_is=EVIL, pairing=EVIL, extra={EVIL: EVIL})
     tame = replace(evil, method="m", policy="p", answer_is="a", pairing="s", extra={"x": "y"})
     hybrid = replace(frontier.rows[-4], policy=EVIL, table=dict.fromkeys(TABLE, 1))
     pages = []
     for name, rows in ((EVIL, [evil, hybrid]), ("tame", [tame, replace(hybrid, policy="p")])):
-        pages.append(
-            Page(html(Frontier(name, name, rows, {name: name, "deep": [{name: name}]}, extra={name: 1})))
-        )
+        pages.append(Page(html(Frontier(name, name, rows, {name: name, "deep": [{name: name}]}, extra={name: 1}))))
     assert [tag for tag, _ in pages[0].tags] == [tag for tag, _ in pages[1].tags]
     assert [sorted(a) for _, a in pages[0].tags] == [sorted(a) for _, a in pages[1].tags]
     assert pages[0].scripts[-1] == pages[1].scripts[-1], "data never enters the running script"

@@ -86,15 +86,9 @@ def test_a_row_is_a_function_of_seed_split_and_index(made):
 
 
 def test_splits_share_no_prompt(made):
-    seen: dict[str, set[str]] = {
-        name: {r.prompt for r in made.generate(name, 0)[:40]} for name in ("valid", "test")
-    }
+    seen: dict[str, set[str]] = {name: {r.prompt for r in made.generate(name, 0)[:40]} for name in ("valid", "test")}
     seen["train"] = {row.prompt for seed in (0, 1) for row in made.generate("train", seed)[:100]}
-    assert (
-        not seen["train"] & seen["valid"]
-        and not seen["train"] & seen["test"]
-        and not seen["valid"] & seen["test"]
-    )
+    assert not seen["train"] & seen["valid"] and not seen["train"] & seen["test"] and not seen["valid"] & seen["test"]
     assert all(owner(key_of(prompt)) == name for name, texts in seen.items() for prompt in texts)
 
 
@@ -113,9 +107,7 @@ def test_excluded_prompts_are_drawn_again():
 def rows_and_tokenizers() -> str:
     texts = ["a <mask> b 12", "hello hello <end>\n", "hello low lower"]
     tokenizers = [config.train(texts).to_json() for config in (Character(), BytePair(290))]
-    return repr([[task.generate("train", 0)[:3], task.generate("test", 1)[:2]] for task in MADE]) + repr(
-        tokenizers
-    )
+    return repr([[task.generate("train", 0)[:3], task.generate("test", 1)[:2]] for task in MADE]) + repr(tokenizers)
 
 
 def test_the_same_in_every_process():
@@ -218,13 +210,9 @@ def test_gz_is_read_like_the_plain_file(tmp_path):
 
 
 def test_missing_data_is_one_clear_line(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"^data.test = nowhere/x.txt: no such file. Files: github.com/[^\n]*$"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"^data.test = nowhere/x.txt: no such file. Files: github.com/[^\n]*$"):
         split(Multiplication(), Data(test="nowhere/x.txt"), "test")
-    with pytest.raises(
-        ValueError, match=r"^data.train is not given, and task kind ProsQA does not make [^\n]*coconut"
-    ):
+    with pytest.raises(ValueError, match=r"^data.train is not given, and task kind ProsQA does not make [^\n]*coconut"):
         split(ProsQA(), Data(), "train")
     with pytest.raises(ValueError, match="data.train is not given"):
         split(Sudoku(size=9), Data(), "train")

@@ -135,7 +135,5 @@ def tiny_batch(rows: int = 4, canvas: int = 6):
     prompts = ["1+2=", "12+3=", "7=", "123+45=", "5+5="]
     sketches = ["12", "1", "", "12345", "505"]
     answers = ["3", "15", "7", "168", "10"]
-    examples = [
-        Example(i, prompts[i % 5] + "1" * (i // 5), sketches[i % 5], answers[i % 5]) for i in range(rows)
-    ]
+    examples = [Example(i, prompts[i % 5] + "1" * (i // 5), sketches[i % 5], answers[i % 5]) for i in range(rows)]
     return collate(examples, tiny_tokenizer(), canvas)

@@ -104,8 +104,6 @@ class Redraft(Diffusion):
         is_blank = (state.z == special.mask).all(-1, keepdim=True)  # rows whose budget was 0
         return Drafted(torch.where(is_blank, special.pad, state.z), state.confidence, memory)
 
-    def _least_confident(
-        self, confidence: Float[Tensor, "b l"], is_text: Bool[Tensor, "b l"]
-    ) -> Bool[Tensor, "b l"]:
+    def _least_confident(self, confidence: Float[Tensor, "b l"], is_text: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
         """The share `reopen` of each row's text, rounded up, of lowest confidence."""
         return commit_top(-confidence, is_text, (is_text.sum(-1) * self.reopen).ceil().long())

@@ -46,7 +46,9 @@ def commit_top(
 ) -> Bool[Tensor, "b l"]:
     """The `quota` open positions of highest score in each row; ties go to the left."""
     order = torch.where(is_open, score, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(score.shape[1], device=score.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(score.shape[1], device=score.device).expand_as(order)
+    )
     return is_open & (rank < quota[:, None])
 
 
@@ -135,7 +137,8 @@ class LeftToRight(Ranked):
     exact: ClassVar[bool] = True
 
     def score(self, proposal: Proposal) -> Float[Tensor, "b l"]:
-        return -torch.arange(proposal.is_open.shape[1], device=proposal.is_open.device).expand_as(proposal.is_open).float()
+        is_open = proposal.is_open
+        return -torch.arange(is_open.shape[1], device=is_open.device).expand_as(is_open).float()
 
 
 @register(Policy, "random")

@@ -48,7 +48,12 @@ class Autoregressive(Drafter):
         special, prompts = request.special, request.prompts
         start = prompts.keep.sum(-1, keepdim=True)
         marker = Segment(
-            "open", torch.full_like(start, special.sketch), torch.ones_like(start, dtype=torch.bool), start, True, ("prompt",)
+            "open",
+            torch.full_like(start, special.sketch),
+            torch.ones_like(start, dtype=torch.bool),
+            start,
+            True,
+            ("prompt",),
         )
         written = write(
             network,

@@ -60,8 +60,6 @@ def write(
         alive = alive & (token != end_id)
         if not alive.any():
             break
-        segments = [
-            Segment("next", token[:, None], alive[:, None], memory.next_position[:, None], is_causal=True)
-        ]
+        segments = [Segment("next", token[:, None], alive[:, None], memory.next_position[:, None], is_causal=True)]
     assert memory is not None  # max_tokens >= 1
     return Written(torch.stack(tokens, 1), torch.stack(keeps, 1), torch.stack(confidences, 1), memory)

@@ -16,7 +16,9 @@ from hybrid.records import Prompts
 class _ReadOnlyLayer(DynamicLayer):
     """Attends to remembered keys and values without adding to them."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
 
@@ -65,18 +67,19 @@ class Network(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, segments: Sequence[Segment], memory: Memory | None = None
-    ) -> dict[str, Float[Tensor, "b n d"]]:
+    def forward(self, segments: Sequence[Segment], memory: Memory | None = None) -> dict[str, Float[Tensor, "b n d"]]:
         """Hidden states of each segment, by name. A memory given is seen by all, and grows unless read-only."""
         tokens = torch.cat([s.tokens for s in segments], dim=1)
-        self._fit_to(tokens.device)
+        device = tokens.device
+        self._fit_to(device)
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.model.dtype
         attends = attention(segments, None if memory is None else memory.keep)
         states = self.model.base_model(
             input_ids=tokens,
             position_ids=torch.cat([s.positions for s in segments], dim=1),
-            # Additive, since a boolean mask leaks under eager attention: it is added as 0 and 1.
-            attention_mask=torch.zeros(attends.shape, device=tokens.device).masked_fill(~attends, -torch.inf),
+            # Additive, since a boolean mask leaks under eager attention: it is added as 0 and 1. In the precision
+            # of the scores, which a wider mask would widen for nothing: 0 and -inf are exact in any.
+            attention_mask=torch.zeros(attends.shape, dtype=dtype, device=device).masked_fill(~attends, -torch.inf),
             past_key_values=None if memory is None else memory.cache,
             use_cache=memory is not None,
         ).last_hidden_state

@@ -96,9 +96,7 @@ def written(a: int, b: int, style: str) -> str:
     while left or right:
         x, y = left[-1:] or "0", right[-1:] or "0"
         total = int(x) + int(y) + carry
-        head = (
-            f"{_listed(left)} + {_listed(right)} , A={_listed(done)} , C={carry} , {x}+{y}+{carry}={total} , "
-        )
+        head = f"{_listed(left)} + {_listed(right)} , A={_listed(done)} , C={carry} , {x}+{y}+{carry}={total} , "
         carry = total // 10
         lines.append((head if style == "detailed" else "") + f"A->{total % 10} , C->{carry}")
         left, right, done = left[:-1], right[:-1], f"{total % 10}{done}"
@@ -150,8 +148,6 @@ def _check_scratchpad(place: str, a: int, b: int, lines: list[str]) -> None:
         right = ["<scratch>", *right, "</scratch>"]
     for found, expected in zip(lines, [*right, str(a + b)], strict=False):
         if found != expected and found.replace(" ", "") != expected:
-            raise ValueError(
-                f"{place}: scratchpad of {a}+{b} writes {found!r} where {expected!r} should stand"
-            )
+            raise ValueError(f"{place}: scratchpad of {a}+{b} writes {found!r} where {expected!r} should stand")
     if len(lines) != len(right) + 1:
         raise ValueError(f"{place}: scratchpad of {a}+{b} has {len(lines)} lines, not {len(right) + 1}")

@@ -46,9 +46,7 @@ def holds(equation: str) -> bool:
     except Unlawful:
         return False
     decimals = len(right.strip().partition(".")[2])
-    return bool(equals) and (
-        value == written or (decimals > 0 and abs(value - written) < Fraction(1, 10**decimals))
-    )
+    return bool(equals) and (value == written or (decimals > 0 and abs(value - written) < Fraction(1, 10**decimals)))
 
 
 def _tokens(text: str) -> list[str]:

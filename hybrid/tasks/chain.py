@@ -63,9 +63,7 @@ class Chain(Procedural):
         likewise."""
         digits = {operation: self.operands(operation) for operation in sorted(set(self.operations))}
         most = lcm(*(len(choices) for choices in digits.values()))
-        return [
-            f"{o}{d}" for o, choices in digits.items() for d in choices for _ in range(most // len(choices))
-        ]
+        return [f"{o}{d}" for o, choices in digits.items() for d in choices for _ in range(most // len(choices))]
 
     @cached_property
     def moves(self) -> dict[str, str]:

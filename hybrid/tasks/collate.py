@@ -58,9 +58,7 @@ def prompts(
         raise ValueError(f"{len(keys)} keys for {len(texts)} prompts: give one each")
     rows = [tokenizer.encode(text) for text in texts]
     if [] in rows:
-        raise ValueError(
-            f"prompt {rows.index([])} of {len(rows)} is empty: a prompt needs at least one token"
-        )
+        raise ValueError(f"prompt {rows.index([])} of {len(rows)} is empty: a prompt needs at least one token")
     width = max(map(len, rows)) if max_prompt is None else max_prompt
     longest = max(range(len(rows)), key=lambda i: len(rows[i]))
     if len(rows[longest]) > width:

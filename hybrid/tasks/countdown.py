@@ -70,9 +70,7 @@ class Countdown(Procedural):
             prompt, sketch = text_of(row, "input", place), text_of(row, "output", place)
             given, target = _problem(prompt)
             if len(given) < 2:
-                raise ValueError(
-                    f"{place}: field 'input' must be two or more numbers and a target, not {prompt!r}"
-                )
+                raise ValueError(f"{place}: field 'input' must be two or more numbers and a target, not {prompt!r}")
             left_over = _left_over(given, sketch) or []
             if [value for value, _ in left_over] != [target]:
                 raise ValueError(f"{place}: field 'output' does not reach {target} from {given}: {sketch!r}")

@@ -57,9 +57,7 @@ class Gsm8k(Task):
                 continue
             rows.append(example(" ".join(question.split()), sketch, answer))
         if without:
-            warnings.warn(
-                f"{path}: left out {without} of {without + len(rows)} rows without {self.form}", stacklevel=2
-            )
+            warnings.warn(f"{path}: left out {without} of {without + len(rows)} rows without {self.form}", stacklevel=2)
         return rows
 
     def score(self, example: Example, sketch: str, answer: str) -> Score:
@@ -84,9 +82,7 @@ def _solutions(path: Path) -> list[tuple[str, str, str]]:
     """(place, question, worked solution) of either format."""
     if read_text(path).lstrip().startswith("{"):
         rows = json_lines(path)
-        return [
-            (place, text_of(row, "question", place), text_of(row, "answer", place)) for place, row in rows
-        ]
+        return [(place, text_of(row, "question", place), text_of(row, "answer", place)) for place, row in rows]
     found = []
     for place, line in read_lines(path):
         question, bars, worked = line.partition("||")

@@ -33,6 +33,4 @@ class JsonLines(Task):
         return rows
 
     def score(self, example: Example, sketch: str, answer: str) -> Score:
-        return Score(
-            answer.strip() == example.answer.strip(), sketch_exact=sketch.strip() == example.sketch.strip()
-        )
+        return Score(answer.strip() == example.answer.strip(), sketch_exact=sketch.strip() == example.sketch.strip())

@@ -44,9 +44,7 @@ def text_of(row: dict[str, object], field: str, place: str) -> str:
         ValueError: the field is missing or not a string.
     """
     if field not in row:
-        raise ValueError(
-            f"{place}: field {field!r} is missing; the row has {', '.join(sorted(row)) or 'none'}"
-        )
+        raise ValueError(f"{place}: field {field!r} is missing; the row has {', '.join(sorted(row)) or 'none'}")
     value = row[field]
     if not isinstance(value, str):
         raise ValueError(f"{place}: field {field!r} must be a string, not {type(value).__name__}")

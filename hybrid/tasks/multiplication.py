@@ -62,11 +62,7 @@ class Multiplication(Procedural):
             if self.style == "partial" and 0 < i < len(b) - 1:
                 parts[-1] += f"({f'{total:0{width}d}'[::-1]})"
         prompt, sketch, answer = f"{a}*{b}", "+".join(parts), f"{total:0{len(a) + len(b)}d}"[::-1]
-        return (
-            (" ".join(prompt), " ".join(sketch), " ".join(answer))
-            if self.spaces
-            else (prompt, sketch, answer)
-        )
+        return (" ".join(prompt), " ".join(sketch), " ".join(answer)) if self.spaces else (prompt, sketch, answer)
 
     def read(self, path: Path) -> list[Example]:
         rows = []

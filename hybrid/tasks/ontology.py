@@ -48,8 +48,7 @@ class Ontology(Task):
             answer_correct=_plain(answer) == _plain(example.answer),
             sketch_exact=sketch.strip() == example.sketch,
             sketch_valid=entailed is not None,
-            draft_correct=entailed is not None
-            and self.conclusion(example.prompt, example.answer) in entailed,
+            draft_correct=entailed is not None and self.conclusion(example.prompt, example.answer) in entailed,
         )
 
 
@@ -91,9 +90,7 @@ def statement(sentence: str) -> Statement | None:
     match = STATEMENT.fullmatch(_plain(sentence))
     if match is None or (match[1] and match[3] == "are"):
         return None
-    subject, what = (
-        word.removesuffix("es") if word.endswith("uses") else word for word in (match[2], match[5])
-    )
+    subject, what = (word.removesuffix("es") if word.endswith("uses") else word for word in (match[2], match[5]))
     return bool(match[1]) or match[3] == "are", subject, not match[4], what
 
 

@@ -104,9 +104,7 @@ class Drawn(Sequence[Example]):
             row = example(*self.task.draw(Draws(f"{self.seed}/{self.split}/{index}/{attempt}")))
             if owner(row.key) == self.split and row.key not in self.exclude:
                 return row
-        raise ValueError(
-            f"{self.task}: no prompt is left for split {self.split!r}; the task has too few problems"
-        )
+        raise ValueError(f"{self.task}: no prompt is left for split {self.split!r}; the task has too few problems")
 
 
 def owner(key: int) -> str:

@@ -35,8 +35,7 @@ class Sudoku(Procedural):
 
     answer_is: ClassVar[str] = "the sketch"
     source: ClassVar[str] = (
-        "4x4 files: github.com/DreamLM/Dream, eval/data/sudoku_4x4_*.jsonl; "
-        "9x9: any list of 81-character puzzles."
+        "4x4 files: github.com/DreamLM/Dream, eval/data/sudoku_4x4_*.jsonl; 9x9: any list of 81-character puzzles."
     )
 
     size: int = 4
@@ -90,9 +89,7 @@ class Sudoku(Procedural):
 
     def _check(self, puzzle: str, place: str) -> None:
         digits = set("0123456789"[: self.size + 1])
-        if [len(row) for row in puzzle.split("\n")] != [self.size] * self.size or set(puzzle) - digits - {
-            "\n"
-        }:
+        if [len(row) for row in puzzle.split("\n")] != [self.size] * self.size or set(puzzle) - digits - {"\n"}:
             raise ValueError(f"{place}: not {self.size} rows of {self.size} digits, 0 for empty: {puzzle!r}")
         if "0" not in puzzle:
             raise ValueError(f"{place}: the puzzle has nothing to fill in")
@@ -178,9 +175,7 @@ def _units(size: int) -> tuple[tuple[int, ...], ...]:
 @lru_cache
 def _peers(size: int) -> tuple[tuple[int, ...], ...]:
     """For each cell, the others of its row, column and box."""
-    return tuple(
-        tuple(sorted({p for unit in _units(size) if c in unit for p in unit} - {c})) for c in range(size**2)
-    )
+    return tuple(tuple(sorted({p for unit in _units(size) if c in unit for p in unit} - {c})) for c in range(size**2))
 
 
 @lru_cache
@@ -191,9 +186,7 @@ def _small_grids() -> tuple[list[str], list[list[int]]]:
         peers = [p for p in _peers(4)[cell] if p < cell]
         open_grids = [g + d for g in open_grids for d in "1234" if all(g[p] != d for p in peers)]
     grids = sorted(open_grids)
-    return grids, [
-        [sum(1 << i for i, g in enumerate(grids) if g[c] == str(d)) for d in range(5)] for c in range(16)
-    ]
+    return grids, [[sum(1 << i for i, g in enumerate(grids) if g[c] == str(d)) for d in range(5)] for c in range(16)]
 
 
 def _rows(cells: str, size: int) -> str:

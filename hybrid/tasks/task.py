@@ -57,9 +57,7 @@ class Task:
         Raises:
             ValueError: a malformed row; the message names file, line and field.
         """
-        raise ValueError(
-            f"task kind {type(self).__name__} reads no files; remove {path} from the config's data"
-        )
+        raise ValueError(f"task kind {type(self).__name__} reads no files; remove {path} from the config's data")
 
     def score(self, example: Example, sketch: str, answer: str) -> Score:
         """What the task's rules say of one result."""

@@ -30,9 +30,7 @@ class Tokenizer:
         if found != SPECIAL:
             raise ValueError(f"not a tokenizer of this project: ids 0 to 4 are {found}, not {SPECIAL}")
         if model.get_added_tokens_decoder():
-            raise ValueError(
-                "not a tokenizer of this project: it has added tokens, which text could spell out"
-            )
+            raise ValueError("not a tokenizer of this project: it has added tokens, which text could spell out")
         self.model = model
         vocabulary = model.get_vocab(with_added_tokens=False)
         by_character = isinstance(model.model, models.WordLevel)
@@ -168,16 +166,12 @@ class BytePair(TokenizerConfig):
     def __post_init__(self) -> None:
         least = len(SPECIAL) + 256
         if self.size < least:
-            raise ValueError(
-                f"size = {self.size}: must be at least {least}, the special tokens and the 256 bytes"
-            )
+            raise ValueError(f"size = {self.size}: must be at least {least}, the special tokens and the 256 bytes")
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         model = tokenizers.Tokenizer(models.BPE())
         splits = (pre_tokenizers.Split("<", "isolated"), pre_tokenizers.Digits(individual_digits=True))
-        model.pre_tokenizer = pre_tokenizers.Sequence(
-            [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
+        model.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
         model.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(

@@ -48,7 +48,13 @@ class Examples(pl.LightningDataModule):
     """Train stream and validation batches of one task."""
 
     def __init__(
-        self, train: Sequence[Example], valid: Sequence[Example], tokenizer: Tokenizer, canvas: int, settings: Train, seed: int
+        self,
+        train: Sequence[Example],
+        valid: Sequence[Example],
+        tokenizer: Tokenizer,
+        canvas: int,
+        settings: Train,
+        seed: int,
     ) -> None:
         super().__init__()
         self.train, self.valid, self.tokenizer = train, valid, tokenizer
@@ -70,4 +76,4 @@ class Examples(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[list[Example]]:
         rows = [self.valid[i] for i in range(min(self.settings.validate_examples, len(self.valid)))]
-        return DataLoader(rows, batch_size=128, collate_fn=list)
+        return DataLoader(rows, batch_size=128, collate_fn=list)  # type: ignore[arg-type]

@@ -51,7 +51,9 @@ class HybridReasoner(pl.LightningModule):
                 loss = loss + weight * mean
                 self.log(f"train/{name}", mean.detach(), prog_bar=True)
         if not math.isfinite(value := float(loss.detach())):
-            raise ValueError(f"loss={value} at step {self.global_step}: lower train.learning_rate or raise train.warmup")
+            raise ValueError(
+                f"loss={value} at step {self.global_step}: lower train.learning_rate or raise train.warmup"
+            )
         self.log("train/positions", float(self.positions))
         return loss
 
@@ -77,14 +79,19 @@ class HybridReasoner(pl.LightningModule):
         spared = {id(n.model.get_input_embeddings().weight) for n in self._networks()}
         parameters = [p for p in self.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in parameters if p.ndim >= 2 and id(p) not in spared], "weight_decay": train.weight_decay},
+            {
+                "params": [p for p in parameters if p.ndim >= 2 and id(p) not in spared],
+                "weight_decay": train.weight_decay,
+            },
             {"params": [p for p in parameters if p.ndim < 2 or id(p) in spared], "weight_decay": 0.0},
         ]
         optimiser = torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, train.beta2), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
         """By norm. Done here since the trainer refuses to clip for fused optimisers, which bf16 needs no scaler for."""
         if self.train_settings.clip:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.train_settings.clip)
