@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=run)
         return sub
 
-    overrides: dict[str, Any] = dict(nargs="*", metavar="key=value", default=[], help="dotted overrides of the config, values as YAML")
+    overrides: dict[str, Any] = dict(
+        nargs="*", metavar="key=value", default=[], help="dotted overrides of the config, values as YAML"
+    )
     train = command("train", _train, "Train an experiment config into its run folder, or resume it.")
     train.add_argument("config", help="YAML file, or a run folder")
     train.add_argument("overrides", **overrides)
