@@ -110,5 +110,5 @@ class Chain(Procedural):
             answer_correct=answer.strip() == right,
             sketch_exact=sketch == example.sketch,
             sketch_valid=sketch.strip() == right_sketch,
-            draft_correct=sketch.strip().endswith(right),
+            draft_correct=len(sketch.strip()) == len(right_sketch) and sketch.strip().endswith(right),
         )
