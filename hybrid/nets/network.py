@@ -67,6 +67,10 @@ class Network(nn.Module):
         super().__init__()
         self.model = model
 
+    def compile_training(self) -> None:
+        """Compile rows that carry a gradient; drafting and writing, whose shapes change all the time, stay eager."""
+        self.model.base_model.compile()
+
     def forward(self, segments: Sequence[Segment], memory: Memory | None = None) -> dict[str, Float[Tensor, "b n d"]]:
         """Hidden states of each segment, by name. A memory given is seen by all, and grows unless read-only."""
         tokens = torch.cat([s.tokens for s in segments], dim=1)
@@ -74,7 +78,9 @@ class Network(nn.Module):
         self._fit_to(device)
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.model.dtype
         attends = attention(segments, None if memory is None else memory.keep)
-        states = self.model.base_model(
+        trunk = self.model.base_model
+        run = trunk if torch.is_grad_enabled() and memory is None else trunk.forward  # `forward` is never compiled
+        states = run(
             input_ids=tokens,
             position_ids=torch.cat([s.positions for s in segments], dim=1),
             # Additive, since a boolean mask leaks under eager attention: it is added as 0 and 1. In the precision

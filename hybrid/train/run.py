@@ -24,7 +24,7 @@ from hybrid.train.data import Examples
 from hybrid.train.module import HybridReasoner
 
 CHECKPOINT = "last.ckpt"
-FREE_TO_CHANGE = ("evaluate.", "run", "train.log_every", "train.checkpoint_every", "train.accelerator")
+FREE_TO_CHANGE = ("evaluate.", "run", "train.log_every", "train.checkpoint_every", "train.accelerator", "train.compile")
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -93,6 +93,9 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
     torch.manual_seed(experiment.seed)
     settings = experiment.train
     module = HybridReasoner(Reasoner(experiment.model, tokenizer), experiment.task, settings, experiment.seed)
+    if settings.compile:
+        for network in module.networks():
+            network.compile_training()
     data = Examples(
         experiment.examples("train"), experiment.examples("valid"), tokenizer, experiment.model.canvas, settings,
         experiment.seed,
