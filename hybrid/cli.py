@@ -264,10 +264,11 @@ def _report(options: Any) -> None:
 
     paths = [Path(r) / "frontier.json" if Path(r).is_dir() else Path(r) for r in options.runs]
     films = [p for p in paths if trace.is_trace(p)]
-    merged = frontier.merge([frontier.read(p) for p in paths if p not in films]) if len(films) < len(paths) else None
     traces = [one for path in films for one in trace.read(path)]
-    files = [report_trace.write(traces, options.out)] if films else []
-    if merged is not None:
+    runs = [frontier.read(p) for p in paths if p not in films]
+    files = [report_trace.write(traces, options.out, has_frontier=bool(runs))] if films else []
+    if runs:
+        merged = frontier.merge(runs)
         files += report.write(merged, options.out)
         print(report.table(merged))
     print("written: " + ", ".join(str(f) for f in files))

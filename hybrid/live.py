@@ -119,8 +119,8 @@ class Live(Recorder):
         cells, per_line = self._cells(seen, result), cells_per_line(self.width)
         said = self._said(seen, result)
         lines = ["".join(cells[at : at + per_line]) for at in range(0, len(cells), per_line)]
-        head = f"{self.first + i}  {visible(self.prompts[i])}"
-        return [fit(head, room).rstrip(), *(f"    {line}" for line in lines), f"    {said[0]}: {said[1]}", ""]
+        head, foot = f"{self.first + i}  {visible(self.prompts[i])}", f"    {said[0]}: {said[1]}"
+        return [fit(head, room).rstrip(), *(f"    {line}" for line in lines), fit(foot, room).rstrip(), ""]
 
     def _cells(self, seen: Frame, result: Reasoned | None) -> list[str]:
         if result is None:
@@ -177,8 +177,10 @@ def reason(
 ) -> list[Reasoned]:
     """`reasoner.reason(prompts, budget, **call)`, seen: live on `out`, written to the file `trace`, or neither.
 
-    On a terminal, as many prompts as its height holds are drafted together; elsewhere one after another. What is
-    drafted does not depend on that. delay: seconds per state; None: enough to follow on a terminal, else 0.
+    On a terminal, as many prompts as its height holds are drafted together; elsewhere, and where not even one fits,
+    one after another. What is drafted does not depend on that.
+
+    delay: seconds per state; None: enough to follow on a terminal, else 0.
 
     Raises:
         ValueError: a delay without `live`, or one that is no time.
@@ -190,14 +192,16 @@ def reason(
     if not live and trace is None:
         return reasoner.reason(prompts, budget, **call)
     encode(prompts, reasoner.tokenizer)  # refuse all before showing some
-    in_place = out.isatty() and os.environ.get("TERM") != "dumb"
-    style: dict[str, Any] = dict(in_place=in_place, is_coloured=in_place and not os.environ.get("NO_COLOR"))
-    style["delay"] = (DELAY if in_place else 0.0) if delay is None else delay
+    screen = shutil.get_terminal_size((100, 24))
+    height = 3 + -(-reasoner.config.canvas // cells_per_line(cell_width(reasoner.tokenizer)))  # of one prompt
+    is_terminal = out.isatty() and os.environ.get("TERM") != "dumb"
+    style: dict[str, Any] = dict(in_place=is_terminal and height < screen.lines)
+    style["is_coloured"] = is_terminal and not os.environ.get("NO_COLOR")
+    style["delay"] = (DELAY if is_terminal else 0.0) if delay is None else delay
     size = len(prompts)
     if live:
         print(legend(style["is_coloured"]) + "\n", file=out)
-        lines = 3 + -(-reasoner.config.canvas // cells_per_line(cell_width(reasoner.tokenizer)))
-        size = max((shutil.get_terminal_size((100, 24)).lines - 1) // lines, 1) if in_place else 1
+        size = (screen.lines - 1) // height if style["in_place"] else 1
     setting = {"task": task, "method": reasoner.config.method}
     setting |= {name: plain(call[name]) for name in ("drafter", "seed") if name in call}
     results, traces = [], []

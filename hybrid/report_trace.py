@@ -19,10 +19,14 @@ SIGNS = {"committed": "<sup>+</sup>", "reopened": "<sup>↺</sup>", "edited": "<
 HEADINGS = ("prompt", "sketch", "answer", "drafted by", "steps", "sequential forwards", "tokens", "ms")
 
 
-def write(traces: Sequence[Trace], folder: str | Path) -> Path:
-    """trace.html in `folder`, replaced as a whole; where a frontier's page lies beside it, it leads there."""
+def write(traces: Sequence[Trace], folder: str | Path, has_frontier: bool = False) -> Path:
+    """trace.html in `folder`, replaced as a whole.
+
+    It leads to the frontier's page where that lies in the folder, or will (`has_frontier`).
+    """
     beside = Path(folder) / "frontier.html"
-    return write_atomically(Path(folder) / NAME, html(traces, beside.name if beside.is_file() else None).encode())
+    leads = has_frontier or beside.is_file()
+    return write_atomically(Path(folder) / NAME, html(traces, beside.name if leads else None).encode())
 
 
 def html(traces: Sequence[Trace], beside: str | None = None) -> str:
