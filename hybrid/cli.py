@@ -15,6 +15,7 @@ examples:
   hybrid train configs/quickstart/hybrid.yaml seed=1 train.steps=500 run=runs/short
   hybrid evaluate runs/hybrid --steps 0,1,2,4,8 --policies confidence,threshold --controls gold,shuffled
   hybrid sample runs/hybrid --prompt "3142" --steps 8
+  hybrid sample runs/hybrid --prompt "3142" --live --trace draft.json   watch it, keep it; `hybrid report` plays it
   hybrid show configs/quickstart/hybrid.yaml                  resolved config, sizes, other kinds
   hybrid report runs/hybrid runs/direct --out runs/frontier   one frontier of several runs
 """

@@ -15,7 +15,7 @@ from hybrid.reasoner import Reasoner
 from hybrid.records import Reasoned
 from hybrid.tasks.collate import prompts as encode
 from hybrid.tasks.tokenizer import Tokenizer
-from hybrid.trace import Frame, Recorder, frame, glyph, piece, visible, write
+from hybrid.trace import Frame, Recorder, frame, glyph, on_host, piece, visible, write
 
 WIDEST_CELL = 8
 DELAY, LONGEST_DELAY = 0.25, 60.0  # seconds a state is shown: on a terminal, and at most
@@ -82,7 +82,7 @@ class Live(Recorder):
         self.shown: list[Future[None]] = []
 
     def watch(self, state: State) -> None:
-        super().watch(state)
+        super().watch(state := on_host(state))
         now = [frame(state, row, before, self.tokenizer.special) for row, before in enumerate(self.seen)]
         self.seen = list(now)
         self.shown.append(self.pool.submit(self._show, now))

@@ -49,7 +49,6 @@ PLAYER_STYLE = """
 details { border-bottom: 1px solid var(--grid); padding: 6px 0; } summary { cursor: pointer; overflow-wrap: anywhere; }
 #rows button[aria-pressed=true] { font-weight: 700; color: var(--accent); } #rows td { white-space: pre-wrap; }
 #rows td button { text-align: left; }
-a { color: var(--accent); }
 """
 
 PLAYER = r"""
@@ -114,7 +113,8 @@ PLAYER = r"""
     get("sketch").textContent = isLast() ? trace.sketch || "(none)" : "…";
     get("answer").textContent = isLast() ? trace.answer + (trace.complete ? "" : "  (incomplete)") : "…";
     slider.max = states().length - 1; slider.value = at;
-    const place = `step ${state.step} of ${states()[states().length - 1].step}`;
+    const end = states()[states().length - 1].step;
+    const place = states().length > 1 ? `step ${state.step} of ${end}` : "one state";
     get("place").textContent = place; slider.setAttribute("aria-valuetext", place);
     play.textContent = timer ? "pause" : "play";
     [...table.rows].forEach((row, i) => i === at ? row.setAttribute("aria-current", "step")

@@ -13,7 +13,8 @@ NAME = "trace.html"
 GUIDE = (
     "The drafter starts from a canvas of masked positions and fills them in a few denoising steps, several at a time; "
     "the decoder then reads the finished sketch and writes the answer. The number in a cell, and the height of its "
-    "shade, is the probability in percent that the token had when it was drawn."
+    "shade, is the probability in percent that the token had when it was drawn. A drafter that writes its sketch token "
+    "by token shows one state, the finished one."
 )
 SIGNS = {"committed": "<sup>+</sup>", "reopened": "<sup>↺</sup>", "edited": "<del>2</del>"}
 HEADINGS = ("prompt", "sketch", "answer", "drafted by", "steps", "sequential forwards", "tokens", "ms")

@@ -19,7 +19,7 @@ and a state, with one entry per position in each list, in the order of the canva
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -97,6 +97,11 @@ def frame(state: State, row: int, before: Frame | None, special: Special) -> Fra
     # Six digits: enough for any reader, half the file. No draw has probability 0: that says "not drawn".
     confidence = tuple(float(f"{p:.6g}") if token != special.mask and p > 0 else None for token, p in drawn)
     return Frame(state.step, tokens, confidence, events)
+
+
+def on_host(state: State) -> State:
+    """The state where reading it waits for no device; three copies, for all rows at once."""
+    return replace(state, z=state.z.cpu(), is_new=state.is_new.cpu(), confidence=state.confidence.cpu())
 
 
 def frames(states: Sequence[State], row: int, special: Special) -> tuple[Frame, ...]:
@@ -188,7 +193,7 @@ class Recorder:
         pass
 
     def watch(self, state: State) -> None:
-        self.states.append(state)
+        self.states.append(state)  # as it is: the draft waits for no copy
 
     def finish(self, results: Sequence[Reasoned]) -> None:
         """Told what came of the call."""
@@ -208,9 +213,9 @@ class Recorder:
         rows = len(self.states[0].z) if self.states else 0
         if not rows == len(prompts) == len(results):
             raise ValueError(f"a trace of {rows} canvases for {len(prompts)} prompts: expected one canvas each")
-        special, traces = tokenizer.special, []
+        special, states, traces = tokenizer.special, [on_host(state) for state in self.states], []
         for row, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
-            seen = frames(self.states, row, special)
+            seen = frames(states, row, special)
             last = max((i for i in range(1, len(seen)) if seen[i].tokens != seen[i - 1].tokens), default=0)
             seen = seen[: max(last + 1, int(result.spent["denoiser_forwards"]))]
             ids = sorted({token for state in seen for token in state.tokens})
