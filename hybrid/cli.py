@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--json", action="store_true", help="one JSON object per prompt")
     sample.add_argument("--live", action="store_true", help="show the canvas while it is denoised")
     sample.add_argument("--delay", type=float, help="with --live: seconds that each state is shown")
-    sample.add_argument("--trace", metavar="FILE", help="write every state to FILE; `hybrid report FILE` plays it")
+    sample.add_argument("--trace", metavar="FILE", help="every state as data; `hybrid report FILE --out DIR` plays it")
 
     show = command("show", _show, "Show a resolved config, its parts and parameter counts, and what other kinds exist.")
     show.add_argument("config", help="YAML file, or a run folder")
