@@ -53,6 +53,9 @@ TESTS = {
     "hybrid/bridge.py": ("test_networks", "test_reasoner"),
     "hybrid/feed.py": ("test_feeds",),
     "hybrid/reasoner.py": ("test_reasoner",),
+    "hybrid/trace.py": ("test_trace",),
+    "hybrid/live.py": ("test_live",),
+    "hybrid/report_html.py": ("test_report_trace", "test_report"),
 }
 # Imported once, before the copies fork off.
 LIBRARIES = [

@@ -288,6 +288,29 @@ def test_sample_prints_sketch_answer_and_what_was_spent(capsys, run):
     assert "threshold" in refused(capsys, "sample", run, "--prompt", "1+1", "--threshold", "2")
 
 
+def test_a_draft_is_seen_traced_and_reported(capsys, run, tmp_path):
+    """Live to a pipe, a trace file, its page alone, and its page beside the frontier's."""
+    film, both = tmp_path / "films" / "trace.json", tmp_path / "both"
+    arguments = ("sample", run, "--prompt", r"1+1\n=", "--steps", "2", "--live", "--trace", film)
+    text = done(capsys, *arguments)
+    assert "\x1b" not in text and text.index("step 2 ") < text.index("\n1   final") < text.index("\nanswer  ")
+    (trace,) = json.loads(film.read_text())["traces"]
+    assert [state["step"] for state in trace["states"]] == [0, 1, 2] and trace["prompt"] == "1+1\n="
+    assert str(tmp_path / "page" / "trace.html") in done(capsys, "report", film, "--out", tmp_path / "page")
+    assert [file.name for file in (tmp_path / "page").iterdir()] == ["trace.html"]
+
+    done(capsys, "evaluate", run, "--steps", "0", "--controls", "", "--out", tmp_path / "a", "--no-progress")
+    done(capsys, "report", tmp_path / "a", film, "--out", both)
+    assert 'href="frontier.html"' in (both / "trace.html").read_text()
+    assert 'href="trace.html"' in (both / "frontier.html").read_text()
+
+    assert "--live" in refused(capsys, *arguments, "--json")
+    assert "delay=-1.0" in refused(capsys, *arguments, "--delay", "-1")
+    assert "is for --live" in refused(capsys, "sample", run, "--prompt", "1", "--delay", "1")
+    film.write_text(film.read_text()[:-9])
+    assert f"{film}: expected the JSON of a trace, whole" in refused(capsys, "report", film, "--out", both)
+
+
 def test_show_prints_the_config_its_sizes_and_the_other_kinds(capsys, trained):
     for place in trained:
         text = done(capsys, "show", place)

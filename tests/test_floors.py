@@ -28,12 +28,12 @@ FLOORS = [
         cli
         train describe hub
         experiment
-        evaluate report
-        reasoner report_page report_plot
-        drafters report_series
+        evaluate report live
+        reasoner report_page report_plot report_trace
+        drafters report_series trace
         feed bridge frontier config
-        diffusion nets tasks metrics build report_style report_script train.settings
-        records kinds
+        diffusion nets tasks metrics build report_html report_script report_player train.settings
+        records kinds report_style
     """.strip().splitlines()
 ]
 HEIGHT = {unit: -i for i, floor in enumerate(FLOORS) for unit in floor}
