@@ -15,7 +15,7 @@ from hybrid.evaluate import Evaluate
 from hybrid.frontier import write_atomically
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Example
-from hybrid.tasks import Character, Data, Task, Tokenizer, TokenizerConfig, split
+from hybrid.tasks import Character, Data, Task, Tokenizer, TokenizerConfig, check_room, split
 from hybrid.train.settings import Train
 
 CONFIG, TOKENIZER, WEIGHTS, TRAINED = "config.yaml", "tokenizer.json", "model.safetensors", "trained.json"
@@ -53,8 +53,26 @@ class Experiment:
     def make_tokenizer(self) -> Tokenizer:
         """Trained on (at most 20,000 rows of) the train split: the same for every seed of the run."""
         train = self.examples("train")
-        rows = (train[i] for i in range(min(len(train), TOKENIZER_ROWS if len(train) < 2**30 else 2000)))
+        rows = (train[i] for i in range(min(len(train), _looked_at(train))))
         return self.tokenizer.train(text for row in rows for text in (row.prompt, row.sketch, row.answer))
+
+    def check_data(self, tokenizer: Tokenizer) -> None:
+        """Whether train and valid fit the model: refused before training, not in the midst of it.
+
+        Raises:
+            ConfigError: naming the split, and the sketch, answer or character that does not fit.
+        """
+        for name in ("train", "valid"):
+            rows = self.examples(name)
+            try:
+                check_room(rows, tokenizer, self.model.canvas, self.model.max_answer, _looked_at(rows))
+            except ValueError as error:
+                raise ConfigError(f"data, split {name}: {error}") from None
+
+
+def _looked_at(rows: Sequence[Example]) -> int:
+    """How many rows are read before training: fewer of made data, which is slower to make and all alike."""
+    return TOKENIZER_ROWS if len(rows) < 2**30 else 2000
 
 
 def plain_kind(experiment: Experiment) -> str:

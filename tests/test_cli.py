@@ -156,7 +156,8 @@ def test_a_sketch_longer_than_the_canvas_is_refused_and_a_longer_canvas_then_wor
     config = write_config(tmp_path, [*rows(), *({**row, "sketch": "1234567"} for row in rows(20))])
     arguments = ["train", config, f"run={tmp_path / 'run'}", "--no-progress"]
     err = refused(capsys, *arguments)
-    assert "sketch of 7 tokens" in err and "canvas = 6" in err and "8 would fit" in err
+    assert "split train" in err and "sketch of 7 tokens" in err and "canvas = 6" in err and "8 would fit" in err
+    assert not (tmp_path / "run" / "checkpoints").exists(), "refused before training, not in the midst of it"
     done(capsys, *arguments, "model.canvas=8")
 
 
@@ -234,7 +235,8 @@ def test_ctrl_c_saves_the_run_and_the_same_command_finishes_it(capsys, tmp_path)
     arguments = ["train", str(config), f"run={folder}", "train.steps=100000", "--no-progress"]
 
     def interrupt():
-        while not checkpoint.is_file():
+        until = time.monotonic() + 60
+        while not checkpoint.is_file() and time.monotonic() < until:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 

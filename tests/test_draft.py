@@ -282,7 +282,7 @@ def test_nonsense_is_refused():
 
 
 @pytest.mark.parametrize("steps", [-1, 1.5, 2.0, True, False, 0.0, (1, -2), (True,), "3"])
-def test_a_budget_is_a_whole_number_of_steps(steps):
+def test_a_budget_is_a_whole_number_of_steps(unchecked, steps):
     with pytest.raises(ValueError, match="steps"):
         Budget(steps)
 

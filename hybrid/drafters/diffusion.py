@@ -37,7 +37,7 @@ def canvas_segment(z: Int[Tensor, "b l"], start: Int[Tensor, "b"], special: Spec
     return Segment(name, tokens, torch.ones_like(tokens, dtype=torch.bool), at, is_causal=False, sees=("prompt",))
 
 
-def canvas_logits(network: Network, hidden: Float[Tensor, "b l+1 d"], is_shifted: bool) -> Float[Tensor, "b l k"]:
+def canvas_logits(network: Network, hidden: Float[Tensor, "b n d"], is_shifted: bool) -> Float[Tensor, "b l k"]:
     """Predictions of the l canvas tokens: each read at its own position, or, shifted, at the one before it."""
     return network.logits(hidden[:, :-1] if is_shifted else hidden[:, 1:])
 

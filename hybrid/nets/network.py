@@ -98,7 +98,7 @@ class Network(nn.Module):
         if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
 
-    def logits(self, hidden: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
+    def logits(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
         """Predictions of the head; positions nobody asks about should not be passed."""
         return self.model.get_output_embeddings()(hidden)
 

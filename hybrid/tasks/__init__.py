@@ -2,7 +2,7 @@
 
 from hybrid.tasks.addition import Addition
 from hybrid.tasks.chain import Chain
-from hybrid.tasks.collate import collate, prompts
+from hybrid.tasks.collate import check_room, collate, prompts
 from hybrid.tasks.countdown import Countdown
 from hybrid.tasks.gsm8k import Gsm8k
 from hybrid.tasks.json_lines import JsonLines
@@ -47,6 +47,7 @@ __all__ = [
     "Task",
     "Tokenizer",
     "TokenizerConfig",
+    "check_room",
     "collate",
     "example",
     "key_of",

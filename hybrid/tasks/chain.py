@@ -134,5 +134,7 @@ class Chain(Procedural):
             answer_correct=answer.strip() == right,
             sketch_exact=sketch == example.sketch,
             sketch_valid=sketch.strip() == right_sketch,
-            draft_correct=None if self.chains > 1 else len(sketch.strip()) == len(right_sketch) and sketch.strip().endswith(right),
+            draft_correct=None
+            if self.chains > 1
+            else len(sketch.strip()) == len(right_sketch) and sketch.strip().endswith(right),
         )

@@ -89,6 +89,7 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
     else:
         checkpoint.unlink(missing_ok=True)
         tokenizer = experiment.make_tokenizer()
+        experiment.check_data(tokenizer)
     save_run(folder, experiment, tokenizer)
     torch.manual_seed(experiment.seed)
     settings = experiment.train
