@@ -115,8 +115,8 @@ class Chain(Procedural):
         """Sketch and answer of a prompt."""
         if self.chains > 1:
             sums = [list(accumulate(map(int, chain))) for chain in prompt.split(",")]
-            sketch = ",".join("".join(str(s % self.modulus) for s in chain) for chain in sums)
-            return sketch, str(sum(chain[-1] for chain in sums) % self.modulus)
+            states = ["".join(str(s % self.modulus) for s in chain) for chain in sums]
+            return ",".join(states), str(sum(chain[-1] for chain in sums) % self.modulus)
         state, moves = prompt[0], self.moves
         width = 2 - self._sign
         steps = [self.operations[: self._sign] + prompt[i : i + width] for i in range(1, len(prompt), width)]
