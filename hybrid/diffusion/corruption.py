@@ -213,7 +213,8 @@ class Uniform(Corruption):
         error r = s^ / s - 1, written so that nothing cancels as alpha falls to 0.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        alpha = schedule.alpha(t).clamp(min=1e-7)  # the integrand falls to 0 with alpha, the weight alone does not
+        t = t.double()
+        alpha = schedule.alpha(t).clamp(1e-7, 1 - 1e-12)  # towards either end the factors diverge, the integrand not
         rate = (-schedule.slope(t) / (alpha * alphabet.k)).to(logits.dtype)
         excess = (alpha * alphabet.k / (1 - alpha)).to(logits.dtype)[:, None]  # rho - 1
         rho = 1 + excess
