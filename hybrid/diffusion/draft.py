@@ -17,53 +17,11 @@ from hybrid.diffusion.policy import Policy
 from hybrid.diffusion.proposal import Clock, Proposal
 from hybrid.diffusion.sampling import Sampling
 from hybrid.diffusion.schedule import NoiseSchedule
+from hybrid.diffusion.state import Rows, State
 from hybrid.diffusion.stop import Memory, Stop
 from hybrid.diffusion.windows import Windows, check_windows
 
-
-@dataclass(frozen=True)
-class State:
-    """The canvas after `step` denoising steps, all rows of the batch.
-
-    is_new: positions that this step gave a token. is_reopened: those it returned to noise. confidence: the
-    probability each committed token had when drawn, 0 where there is none.
-    """
-
-    step: int
-    z: Int[Tensor, "b l"]
-    is_new: Bool[Tensor, "b l"]
-    confidence: Float[Tensor, "b l"]
-    is_reopened: Bool[Tensor, "b l"]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows that still draft, and where each stands.
-
-    index: its place in the batch. z: its canvas as committed, closing aside. is_decided: committed for good, which a
-    corruption without a mask does not show. t: the time of its window. window: the one at work, begun at step `began`.
-    """
-
-    denoise: Denoiser
-    noise: Noise
-    windows: Windows
-    index: Int[Tensor, "r"]
-    z: Int[Tensor, "r l"]
-    is_free: Bool[Tensor, "r l"]
-    is_decided: Bool[Tensor, "r l"]
-    certainty: Float[Tensor, "r l"]
-    t: Float[Tensor, "r"]
-    window: Int[Tensor, "r"]
-    began: Int[Tensor, "r"]
-    memory: Memory
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def select(self, rows: Int[Tensor, "s"]) -> "_Rows":
-        bound = self.denoise.select(rows), self.noise.select(rows), self.windows.select(rows)
-        kept = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)[3:-1]}
-        return _Rows(*bound, **kept, memory=tuple(part[rows] for part in self.memory))
+__all__ = ["State", "check_policy", "check_steps", "draft", "unchanged"]
 
 
 def unchanged(z: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
@@ -92,12 +50,62 @@ def check_policy(policy: Policy, corruption: Corruption) -> None:
         raise ValueError(f"policy {type(policy).__name__} under {type(corruption).__name__} corruption: {reason}")
 
 
-def _ask(rows: _Rows, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
-    """Predictions at `where`, at no cost for rows that ask nothing: those a remasking policy left full for a step."""
-    asking = where.any(-1).nonzero()[:, 0]
-    if len(asking) == len(rows):
-        return rows.denoise.logits(z, t, where)
-    return rows.denoise.select(asking).logits(z[asking], t[asking], where[asking])
+@dataclass(frozen=True)
+class _Step:
+    """The two halves of a step, for all rows that take part."""
+
+    policy: Policy
+    corruption: Corruption
+    schedule: NoiseSchedule
+    alphabet: Alphabet
+    sampling: Sampling
+    stop: Stop | None
+    close: Callable[[Int[Tensor, "b l"]], Int[Tensor, "b l"]]
+
+    def propose(self, rows: Rows, step: int) -> tuple[Proposal, Clock, Float[Tensor, "r"]]:
+        """Predictions and draws, at what is open in each row's window; and the time s at which the step ends."""
+        z, mine, due = self.close(rows.z), rows.is_mine, rows.windows.due_of(rows.window)
+        is_open = mine & self.corruption.is_open(z, rows.is_decided, self.alphabet)
+        is_committed = mine & ~self.corruption.is_open(rows.z, rows.is_decided, self.alphabet)
+        n_open = is_open.sum(-1)
+        clock = Clock(
+            t=rows.t, taken=step - rows.began, given=due - rows.began, n_open=n_open,
+            quota=quota(n_open, due - step), schedule=self.schedule, noise=rows.noise, step=step, canvas=z.shape[1],
+        )  # fmt: skip
+        t, s = self.policy.times(clock)
+        where = is_open | is_committed if self.policy.rereads else is_open
+        # Only reopening policies meet a row with nothing to ask; to look costs a wait for the device.
+        logits = rows.ask(z, t, where) if self.policy.reopens else rows.denoise.logits(z, t, where)
+        u = pack(rows.noise.uniform(streams.DRAW, step, z.shape[1]), where, len(logits))
+        proposal = Proposal(
+            z=z, logits=logits, where=where, tokens=z.masked_scatter(where, self.sampling.draw(logits, u)),
+            is_open=is_open, is_committed=is_committed, certainty=rows.certainty, quota=clock.quota,
+            survive_t=self.schedule.alpha(t), survive_s=self.schedule.alpha(s),
+            corruption=self.corruption, alphabet=self.alphabet, noise=rows.noise, step=step,
+        )  # fmt: skip
+        return proposal, clock, s
+
+    def decide(
+        self, rows: Rows, proposal: Proposal, clock: Clock
+    ) -> tuple[Bool[Tensor, "r l"], Bool[Tensor, "r l"], Bool[Tensor, "r"], Memory]:
+        """Positions that take their token, positions that return to noise, rows whose window ends with this step,
+        and what the stopping rule remembers. A last step commits all that is open and reopens nothing."""
+        is_last, memory = clock.given - clock.taken == 1, rows.memory
+        if self.stop is not None:
+            says, memory = self.stop.judge(proposal, clock.taken / clock.given, memory)
+            is_last = is_last | says
+        keep = self.policy.keep(proposal) | (proposal.is_open & is_last[:, None])
+        return keep, self.policy.reopen(proposal, keep) & ~is_last[:, None], is_last, memory
+
+    def written(
+        self, rows: Rows, proposal: Proposal, keep: Bool[Tensor, "r l"], reopened: Bool[Tensor, "r l"]
+    ) -> Int[Tensor, "r l"]:
+        """The canvases as committed, after the step."""
+        z = torch.where(keep, proposal.tokens, rows.z)
+        if not self.policy.reopens and self.corruption.marks_noise:
+            return z
+        u = rows.noise.uniform(streams.RENOISE, proposal.step, z.shape[1])
+        return torch.where(reopened, self.corruption.noise(u, self.alphabet), z)
 
 
 @torch.no_grad()
@@ -136,20 +144,18 @@ def draft(
     Raises:
         ValueError: steps, windows, sampling or a policy that make no sense together; a prediction that is no number.
     """
-    sampling = Sampling(temperature, top_k, top_p)
     check_policy(policy, corruption)
-    nowhere = torch.zeros_like(z, dtype=torch.bool)
-    is_free = corruption.is_open(z, nowhere, alphabet) if is_free is None else is_free
-    is_open = is_free & corruption.is_open(z, nowhere, alphabet)
+    taking = _Step(policy, corruption, schedule, alphabet, Sampling(temperature, top_k, top_p), stop, close)
+    state = State.first(z)
+    is_free = corruption.is_open(z, state.is_new, alphabet) if is_free is None else is_free
+    is_open = is_free & corruption.is_open(z, state.is_new, alphabet)
     check_steps(steps, is_open.sum(-1), policy)
     check_windows(steps, is_open, decode_window)
-    length = z.shape[1]
-    confidence = torch.zeros(z.shape, device=z.device)
-    yield State(0, z, nowhere, confidence, nowhere)
+    yield state
 
     windows = Windows.plan(is_open, steps, decode_window)
-    rows = _Rows(
-        denoise, noise, windows, torch.arange(len(z), device=z.device), z, is_free, nowhere, confidence,
+    rows = Rows(
+        denoise, noise, windows, torch.arange(len(z), device=z.device), z, is_free, state.is_new, state.confidence,
         t=torch.ones_like(steps, dtype=torch.float64), window=windows.leftmost(is_open), began=torch.zeros_like(steps),
         memory=stop.begin(z) if stop else (),
     ).select(((steps > 0) & is_open.any(-1)).nonzero()[:, 0])  # fmt: skip
@@ -158,77 +164,39 @@ def draft(
         if len(rows) == 0:  # other ranks go on: keep their collectives company, with nothing to decide
             rows.denoise.logits(rows.z, rows.t, rows.is_free)
             continue
-        now, noise, due = close(rows.z), rows.noise, rows.windows.due_of(rows.window)
-        mine = rows.is_free & rows.windows.holds(rows.window)
-        is_open = mine & corruption.is_open(now, rows.is_decided, alphabet)
-        is_committed = mine & ~corruption.is_open(rows.z, rows.is_decided, alphabet)
-        n_open = is_open.sum(-1)
-        pace = quota(n_open, due - step)
-        clock = Clock(rows.t, step - rows.began, due - rows.began, n_open, pace, schedule, noise, step, length)
-        t, s = policy.times(clock)
-        where = is_open | is_committed if policy.rereads else is_open
-        logits = _ask(rows, now, t, where) if policy.reopens else rows.denoise.logits(now, t, where)
-        u = pack(noise.uniform(streams.DRAW, step, length), where, len(logits))
-        proposal = Proposal(
-            z=now,
-            logits=logits,
-            where=where,
-            tokens=now.masked_scatter(where, sampling.draw(logits, u)),
-            is_open=is_open,
-            is_committed=is_committed,
-            certainty=rows.certainty,
-            quota=pace,
-            survive_t=schedule.alpha(t),
-            survive_s=schedule.alpha(s),
-            corruption=corruption,
-            alphabet=alphabet,
-            noise=noise,
-            step=step,
-        )
-        is_last, memory = due - step == 1, rows.memory
-        if stop is not None:
-            says, memory = stop.judge(proposal, clock.taken / clock.given, memory)
-            is_last = is_last | says
-        keep = policy.keep(proposal) | (is_open & is_last[:, None])
-        reopened = policy.reopen(proposal, keep) & ~is_last[:, None]
-        after = torch.where(keep, proposal.tokens, rows.z)
-        if policy.reopens or not corruption.marks_noise:
-            fresh = corruption.noise(noise.uniform(streams.RENOISE, step, length), alphabet)
-            after = torch.where(reopened, fresh, after)
+        proposal, clock, s = taking.propose(rows, step)
+        keep, reopened, is_last, memory = taking.decide(rows, proposal, clock)
+        now = taking.written(rows, proposal, keep, reopened)
         settled = keep if policy.settles else keep & is_last[:, None]
         is_decided = (rows.is_decided | settled) & ~reopened
         certainty = torch.where(keep, proposal.confidence, rows.certainty).masked_fill(reopened, 0.0)
-        shown = close(after)
+        shown = close(now)
         step += 1
 
-        z, is_new, is_reopened, confidence = z.clone(), nowhere.clone(), nowhere.clone(), confidence.clone()
-        z[rows.index], is_new[rows.index], is_reopened[rows.index] = shown, keep, reopened
-        confidence[rows.index] = certainty
-
-        still = rows.is_free & corruption.is_open(shown, is_decided, alphabet)
-        goes_on = (still & mine).any(-1) | policy.reopens | (keep.any(-1) & policy.rereads)
-        is_done = is_last | ~goes_on
-        beyond = still & (rows.windows.of > rows.window[:, None])
-        rows = dataclasses.replace(
-            rows,
-            z=after,
-            is_decided=is_decided,
-            certainty=certainty,
-            t=torch.where(is_done, 1.0, s),
-            window=torch.where(is_done, rows.windows.leftmost(beyond), rows.window),
-            began=torch.where(is_done, step, rows.began),
-            memory=memory,
-        )
-        # The host waits for the device here, once a step, to learn which rows leave (and whether to stop at all);
-        # the denoiser waits once more to learn how many positions it is asked about.
+        still_open = rows.is_free & corruption.is_open(shown, is_decided, alphabet)
+        goes_on = (still_open & rows.is_mine).any(-1) | policy.reopens | (keep.any(-1) & policy.rereads)
+        is_done = is_last | ~goes_on  # with its window
+        beyond = still_open & (rows.windows.of > rows.window[:, None])
+        # The host waits for the device here, once a step, to learn which rows leave and whether all is well; the
+        # denoiser waits once more, to learn how many positions it is asked about.
         stays, is_broken = torch.stack([~is_done | beyond.any(-1), proposal.confidence.isnan().any(-1)]).cpu()
         if is_broken.any():
-            row = int(is_broken.nonzero()[0])
-            at = int(proposal.confidence[row].isnan().nonzero()[0])
-            raise ValueError(
-                f"prediction of step {step}, row {int(rows.index[row])}, position {at} is no probability: "
-                "NaN or infinite logits, as a broken checkpoint gives"
-            )
-        yield State(step, z, is_new, confidence, is_reopened)
+            raise ValueError(_broken(proposal, rows))
+        state = state.after(rows.index, shown, keep, certainty, reopened)
+        yield state
+
+        rows = dataclasses.replace(
+            rows, z=now, is_decided=is_decided, certainty=certainty, t=torch.where(is_done, 1.0, s), memory=memory,
+            window=torch.where(is_done, rows.windows.leftmost(beyond), rows.window),
+            began=torch.where(is_done, step, rows.began),
+        )  # fmt: skip
         if not stays.all():
             rows = rows.select(stays.nonzero()[:, 0].to(z.device))
+
+
+def _broken(proposal: Proposal, rows: Rows) -> str:
+    row, position = proposal.confidence.isnan().nonzero()[0].tolist()
+    return (
+        f"prediction of step {proposal.step + 1}, row {int(rows.index[row])}, position {position} is no probability: "
+        "NaN or infinite logits, as a broken checkpoint gives"
+    )
