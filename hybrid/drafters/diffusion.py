@@ -179,6 +179,10 @@ class Diffusion(Drafter):
             total = weight.float() * spread(nll, where, 0.0).sum(-1)
         return total if self.train_weight == 1 else total * (weight ** (self.train_weight - 1)).float()
 
+    def least_steps(self, canvas: int) -> int:
+        """One for each window."""
+        return 1 if self.decode_window is None else -(-canvas // self.decode_window)
+
     def honest(self) -> "Diffusion":
         return dataclasses.replace(self, train_weight=1.0, next_token=0.0)
 
