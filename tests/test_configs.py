@@ -101,6 +101,38 @@ def test_the_config_trains_is_evaluated_and_samples(config, tmp_path):
     assert result.spent["decoder_forwards"] >= 1 and reasoner.special.mask not in result.sketch_tokens
 
 
+VARIANTS = {
+    "uniform": ["model.drafter.corruption=uniform", "model.drafter.times=continuous"],
+    "uniform, predictor-corrector": [
+        "model.drafter.corruption={kind: uniform, output: posterior}",
+        "model.drafter.times=continuous",
+        "model.drafter.policy={kind: predictor_corrector, rate: 0.2}",
+        "model.drafter.temperature=1.0",
+    ],
+    "windows, early exit, guidance": [
+        "model.drafter.decode_window=3",
+        "model.drafter.stop={kind: prophet, late: 1.0}",
+        "model.drafter.guidance=0.5",
+        "evaluate.steps=[0,6]",
+    ],
+}
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+def test_variants_of_the_quickstart_train_and_sample(changes, tmp_path):
+    """Corruptions and ways of drafting that no shipped config names."""
+    config = ROOT / "configs" / "quickstart" / "hybrid.yaml"
+    experiment = read_experiment(config, [*small(config), *changes])
+    folder = train(experiment, tmp_path / "run", progress=False)
+    reasoner, _ = load_reasoner(folder, read_experiment(folder))
+    assert reasoner.config.drafter == experiment.model.drafter
+    examples = experiment.examples("test")
+    frontier = evaluate(reasoner, experiment.task, examples, experiment.evaluate, name="variant", progress=False)
+    assert any(row.steps and row.denoiser_forwards > 1 for row in frontier.rows)
+    (result,) = reasoner.reason([examples[0].prompt], Budget(4))
+    assert reasoner.special.mask not in result.sketch_tokens and result.spent["denoiser_forwards"] <= 1 + 2 * 4
+
+
 @every_config
 def test_the_config_builds_its_own_networks(config):
     """Unshrunk, without its data."""

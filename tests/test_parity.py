@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy import RandomDenoiser
 
-from hybrid.diffusion.corruption import Absorbing
+from hybrid.diffusion.corruption import Absorbing, Alphabet
 from hybrid.diffusion.draft import draft
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Confidence, Threshold
@@ -33,7 +33,7 @@ def theirs(z, steps, threshold, until_done):
 def ours(z, steps, policy):
     states = draft(
         DENOISER, z, policy, torch.full((len(z),), steps), Noise(0, torch.arange(len(z))),
-        corruption=Absorbing(), schedule=Linear(), mask_id=K,
+        corruption=Absorbing(), schedule=Linear(), alphabet=Alphabet(K, K + 1),
     )  # fmt: skip
     return [state.z for state in states]
 

@@ -72,7 +72,7 @@ def test_at_the_first_state_only_new_tokens_were_committed():
 def test_a_hole_has_no_confidence_and_neither_has_a_token_that_nobody_drew():
     z = torch.tensor([[A, HOLE, PAD, B]])
     is_new = torch.tensor([[True, False, False, True]])
-    state = State(1, z, is_new, torch.tensor([[0.25, 0.5, 0.0, 1.0000001]]))
+    state = State(1, z, is_new, torch.tensor([[0.25, 0.5, 0.0, 1.0000001]]), torch.zeros_like(is_new))
     (only,) = frames([state], 0, SPECIAL)
     assert only.confidence == (0.25, None, None, 1.0)
 

@@ -78,6 +78,10 @@ class Drafter:
         """Drafts of some rows by a single forward, without gradient; None where it has none."""
         return None
 
+    def least_steps(self, canvas: int) -> int:
+        """Fewest steps, other than none, that it can draft such a canvas in."""
+        return 1
+
     def honest(self) -> "Drafter":
         """The same drafter with the true bound as its cost, whatever it trains on."""
         return self
