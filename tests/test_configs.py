@@ -110,10 +110,10 @@ VARIANTS = {
         "model.drafter.temperature=1.0",
     ],
     "windows, early exit, guidance": [
-        "model.drafter.decode_window=3",
+        "model.drafter.decode_window=5",
         "model.drafter.stop={kind: prophet, late: 1.0}",
         "model.drafter.guidance=0.5",
-        "evaluate.steps=[0,6]",
+        "evaluate.steps=[0,4]",
     ],
 }
 
