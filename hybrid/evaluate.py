@@ -12,6 +12,7 @@ from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import check_steps
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Policy, Threshold
+from hybrid.diffusion.windows import check_windows
 from hybrid.drafters import Drafter
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted as OneStep
@@ -93,6 +94,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
             labels["threshold"] = policy.threshold
         for steps in budgets:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
+            check_windows(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool), drafter.decode_window)
             if steps:
                 listed.append(Way("hybrid", own, Budget(steps), {**labels, "steps": steps}))
     return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]

@@ -135,7 +135,7 @@ def test_top_p_is_taken_at_the_temperature_and_top_k_before_it():
         (Sampling(1e6, top_p=0.75), [1 / 3, 1 / 3, 1 / 3]),
         (Sampling(1e6, top_k=2, top_p=0.75), [1 / 2, 1 / 2, 0.0]),
     ):
-        shares = torch.bincount(sampling.draw(logits.expand(n, -1), u), minlength=3) / n
+        shares = torch.bincount(sampling.draw(logits.expand(n, -1), lambda: u), minlength=3) / n
         assert torch.allclose(shares, torch.tensor(expected), atol=1e-3)
 
 
@@ -154,7 +154,7 @@ def test_the_exact_law_survives_packing():
     z, where = torch.tensor([[0, 1]]).expand(n, -1), torch.tensor([[False, True]]).expand(n, -1)
     denoise, t = Noisy(joint, Linear()), torch.full((n,), 0.5)
     u = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = Sampling(1.0).draw(denoise.logits(z, t, where), u)
+    drawn = Sampling(1.0).draw(denoise.logits(z, t, where), lambda: u)
     assert chi_squared_p(torch.bincount(drawn, minlength=3).double(), denoise(z[:1], t[:1])[0, 1].exp()) > 1e-6
 
 

@@ -60,11 +60,10 @@ class _Step:
     alphabet: Alphabet
     sampling: Sampling
     stop: Stop | None
-    close: Callable[[Int[Tensor, "b l"]], Int[Tensor, "b l"]]
 
     def propose(self, rows: Rows, step: int) -> tuple[Proposal, Clock, Float[Tensor, "r"]]:
         """Predictions and draws, at what is open in each row's window; and the time s at which the step ends."""
-        z, mine, due = self.close(rows.z), rows.is_mine, rows.windows.due_of(rows.window)
+        z, mine, due = rows.shown, rows.is_mine, rows.windows.due_of(rows.window)
         is_open = mine & self.corruption.is_open(z, rows.is_decided, self.alphabet)
         is_committed = mine & ~self.corruption.is_open(rows.z, rows.is_decided, self.alphabet)
         n_open = is_open.sum(-1)
@@ -76,7 +75,10 @@ class _Step:
         where = is_open | is_committed if self.policy.rereads else is_open
         # Only reopening policies meet a row with nothing to ask; to look costs a wait for the device.
         logits = rows.ask(z, t, where) if self.policy.reopens else rows.denoise.logits(z, t, where)
-        u = pack(rows.noise.uniform(streams.DRAW, step, z.shape[1]), where, len(logits))
+
+        def u() -> Float[Tensor, "n"]:
+            return pack(rows.noise.uniform(streams.DRAW, step, z.shape[1]), where, len(logits))
+
         proposal = Proposal(
             z=z, logits=logits, where=where, tokens=z.masked_scatter(where, self.sampling.draw(logits, u)),
             is_open=is_open, is_committed=is_committed, certainty=rows.certainty, quota=clock.quota,
@@ -145,7 +147,7 @@ def draft(
         ValueError: steps, windows, sampling or a policy that make no sense together; a prediction that is no number.
     """
     check_policy(policy, corruption)
-    taking = _Step(policy, corruption, schedule, alphabet, Sampling(temperature, top_k, top_p), stop, close)
+    taking = _Step(policy, corruption, schedule, alphabet, Sampling(temperature, top_k, top_p), stop)
     state = State.first(z)
     is_free = corruption.is_open(z, state.is_new, alphabet) if is_free is None else is_free
     is_open = is_free & corruption.is_open(z, state.is_new, alphabet)
@@ -155,7 +157,7 @@ def draft(
 
     windows = Windows.plan(is_open, steps, decode_window)
     rows = Rows(
-        denoise, noise, windows, torch.arange(len(z), device=z.device), z, is_free, state.is_new, state.confidence,
+        denoise, noise, windows, torch.arange(len(z), device=z.device), z, z, is_free, state.is_new, state.confidence,
         t=torch.ones_like(steps, dtype=torch.float64), window=windows.leftmost(is_open), began=torch.zeros_like(steps),
         memory=stop.begin(z) if stop else (),
     ).select(((steps > 0) & is_open.any(-1)).nonzero()[:, 0])  # fmt: skip
@@ -186,7 +188,8 @@ def draft(
         yield state
 
         rows = dataclasses.replace(
-            rows, z=now, is_decided=is_decided, certainty=certainty, t=torch.where(is_done, 1.0, s), memory=memory,
+            rows, z=now, shown=shown, is_decided=is_decided, certainty=certainty, memory=memory,
+            t=torch.where(is_done, 1.0, s),
             window=torch.where(is_done, rows.windows.leftmost(beyond), rows.window),
             began=torch.where(is_done, step, rows.began),
         )  # fmt: skip

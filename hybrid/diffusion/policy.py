@@ -29,7 +29,7 @@ class Policy:
     """One decision per step, stateless.
 
     exact: the committed positions depend on the canvas alone, not on the tokens drawn, so that one token
-        per step reproduces the model's joint law.
+        per step reproduces the model's joint law (under a corruption that marks its noise).
     always_commits: every step commits at least one position, so steps beyond the open positions are refused.
     reopens: returns committed positions to noise, so a full canvas goes on while there are steps.
     rereads: is shown predictions at committed positions too, and may replace their tokens; a full canvas goes on
