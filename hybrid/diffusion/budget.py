@@ -1,5 +1,8 @@
 """What one call may spend on its sketch. A budget belongs to the call, never to a network or a checkpoint."""
 
+import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -48,46 +51,68 @@ class Budget:
         if self.effort is not None and self.effort not in SHARES:
             raise ValueError(f"effort={self.effort!r}: must be one of {', '.join(get_args(Effort))}")
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether no row may draft at all."""
+        shares = None if self.effort is None else SHARES[self.effort]
+        limits = (self.steps, self.tokens, shares)
+        return any(not any(n) if isinstance(n, tuple) else n == 0 for n in limits)
+
+    def explicit(self) -> dict[str, object]:
+        """The limits that were given, beside the steps and tokens that they came to."""
+        given = {"forwards": self.forwards, "ms": self.ms, "effort": self.effort}
+        return {name: limit for name, limit in given.items() if limit is not None}
+
     def rows(self, rows: int, canvas: int, device: torch.device | str = "cpu") -> Int[Tensor, "b"]:
-        """Steps of each of `rows` rows, as far as steps and effort say."""
-        plan = Plan.of(self, rows, canvas)
+        """Steps of each of `rows` rows, as far as steps, tokens and effort say."""
+        plan = Plan.of(dataclasses.replace(self, forwards=None), rows, canvas)
         return torch.tensor(plan.steps, device=device)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A budget made explicit: steps and sketch tokens of each row."""
+    """A budget made explicit: steps and sketch tokens of each row. 0 steps: no sketch."""
 
     steps: tuple[int, ...]
     tokens: tuple[int, ...]
 
     @classmethod
-    def of(cls, budget: Budget, rows: int, canvas: int, *, fixed: int = 0, per_step: int = 1, least: int = 1) -> "Plan":
+    def of(
+        cls, budget: Budget, rows: int, canvas: int, *,
+        fixed: int = 0, per_step: int = 1, least: int = 1, counts: Literal["steps", "tokens"] = "steps",
+    ) -> "Plan":  # fmt: skip
         """The plan for `rows` rows on a canvas.
 
-        fixed: forwards that a call takes besides its steps, the answer's at most. per_step: forwards of one step.
-        least: steps below which the drafter cannot draft; where forwards leave fewer, there is no sketch.
+        fixed: forwards that a call may take besides those of its steps, the answer's at most. per_step: forwards of
+        one step, or of one token where that is what forwards buy. least: steps below which the drafter cannot draft;
+        where forwards leave fewer, there is no sketch.
 
         Raises:
-            ValueError: limits for another number of rows, or fewer forwards than the answer may take.
+            ValueError: limits for another number of rows, or fewer forwards than prompt and answer may take.
         """
-        steps = _each("steps", budget.steps, rows)
-        tokens = [canvas if n is None else min(n, canvas) for n in _each("tokens", budget.tokens, rows)]
-        forwards = _each("forwards", budget.forwards, rows)
-        plan = []
-        for row in range(rows):
-            limits = [canvas] if steps[row] is None else [steps[row]]
-            if budget.effort is not None:
-                limits.append(-int(-SHARES[budget.effort] * canvas // 1))
-            if (most := forwards[row]) is not None:
-                if most < fixed:
-                    raise ValueError(f"forwards={most}: prompt and answer alone may take {fixed}, reserved first")
-                left = (most - fixed) // per_step
-                limits.append(left if left >= least else 0)
-            n = min(limit for limit in limits if limit is not None)
-            # On a shortened canvas a policy that commits in every step has no use for more.
-            plan.append(min(n, tokens[row]) if n <= canvas else n * (tokens[row] > 0))
-        return cls(tuple(plan), tuple(tokens))
+        share = None if budget.effort is None else math.ceil(SHARES[budget.effort] * canvas)
+        limits = (_each(name, getattr(budget, name), rows) for name in ("steps", "tokens", "forwards"))
+        steps, tokens = [], []
+        for given, room, forwards in zip(*limits, strict=True):
+            n = min((limit for limit in (given, share) if limit is not None), default=canvas)
+            room = canvas if room is None else min(room, canvas)
+            if forwards is not None:
+                if forwards < fixed:
+                    raise ValueError(f"forwards={forwards}: prompt and answer alone may take {fixed}, reserved first")
+                left = (forwards - fixed) // per_step
+                left = left if left >= least else 0
+                n, room = (min(n, left), room) if counts == "steps" else (n, min(room, left))
+            # A shortened canvas has no use for more steps than its positions, or for any where it has none.
+            steps.append(min(n, room) if n <= canvas or room == 0 else n)
+            tokens.append(room if n else 0)
+        return cls(tuple(steps), tuple(tokens))
+
+    def select(self, rows: Sequence[int]) -> "Plan":
+        return Plan(tuple(self.steps[r] for r in rows), tuple(self.tokens[r] for r in rows))
+
+    def at_most(self, steps: int) -> "Plan":
+        """The same plan with fewer steps."""
+        return Plan(tuple(min(n, steps) for n in self.steps), self.tokens)
 
 
 def _each(name: str, given: PerRow, rows: int) -> list[int | None]:

@@ -72,6 +72,7 @@ class _Step:
             quota=quota(n_open, due - step), schedule=self.schedule, noise=rows.noise, step=step, canvas=z.shape[1],
         )  # fmt: skip
         t, s = self.policy.times(clock)
+        s = s.minimum(rows.t)  # a plan that is hurried and then not must not turn time back
         where = is_open | is_committed if self.policy.rereads else is_open
         # Only reopening policies meet a row with nothing to ask; to look costs a wait for the device.
         logits = rows.ask(z, t, where) if self.policy.reopens else rows.denoise.logits(z, t, where)
@@ -128,6 +129,7 @@ def draft(
     top_p: float | None = None,
     stop: Stop | None = None,
     close: Callable[[Int[Tensor, "b l"]], Int[Tensor, "b l"]] = unchanged,
+    pace: Callable[[], int] | None = None,
     agree: Callable[[bool], bool] = bool,
 ) -> Iterator[State]:
     """Denoise canvas `z`, yielding the first state and then one after every step.
@@ -141,6 +143,8 @@ def draft(
         Every window has its share of the steps, and its own time from 1 to 0.
     temperature, top_k, top_p: see Sampling. stop: a rule by which rows finish early.
     close: fills positions whose token has become certain, at no cost; what it fills reopens with what made it so.
+    pace: the steps that still fit into the time left, asked before each; the plan is hurried to them, and at 0 drafting
+        ends with what stands on the canvas.
     agree: whether all ranks are done when this one is; an all-reduce under sharding.
 
     Raises:
@@ -166,7 +170,12 @@ def draft(
         if len(rows) == 0:  # other ranks go on: keep their collectives company, with nothing to decide
             rows.denoise.logits(rows.z, rows.t, rows.is_free)
             continue
-        proposal, clock, s = taking.propose(rows, step)
+        left = None if pace is None else pace()
+        if left == 0:
+            rows = rows.select(rows.index[:0])
+            continue
+        hurried = rows if left is None else dataclasses.replace(rows, windows=rows.windows.hurried(step, left))
+        proposal, clock, s = taking.propose(hurried, step)
         keep, reopened, is_last, memory = taking.decide(rows, proposal, clock)
         now = taking.written(rows, proposal, keep, reopened)
         settled = keep if policy.settles else keep & is_last[:, None]

@@ -36,6 +36,13 @@ class Windows:
     def select(self, rows: Int[Tensor, "r"]) -> "Windows":
         return Windows(self.of, self.due[rows])
 
+    def hurried(self, step: int, left: int) -> "Windows":
+        """The rest of the plan, after `step` steps, pressed evenly into at most `left` more; each window that is due
+        later keeps at least one as long as they last."""
+        rest = (self.due - step).clamp(min=0)
+        most = rest[:, -1:].clamp(min=1)
+        return Windows(self.of, torch.where(most > left, step + -(-(rest * left) // most), self.due))
+
     def holds(self, window: Int[Tensor, "b"]) -> Bool[Tensor, "b l"]:
         """Positions of one window of each row."""
         return self.of == window[:, None]

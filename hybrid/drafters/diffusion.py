@@ -124,6 +124,18 @@ class Diffusion(Drafter):
         Sampling(self.temperature, self.top_k, self.top_p)  # refuses what makes no sense
         check_policy(self.policy, self.corruption)
 
+    @property
+    def forwards_before(self) -> int:
+        return 1
+
+    @property
+    def forwards_per_step(self) -> int:
+        return 2 if self.guidance else 1
+
+    @property
+    def draws(self) -> bool:
+        return self.temperature > 0 or self.policy.by_chance or not self.corruption.marks_noise
+
     def plan(
         self, network: Network, batch: Batch, t: Float[Tensor, "b"], noise: Noise, special: Special
     ) -> Plan | None:
@@ -227,10 +239,15 @@ class Diffusion(Drafter):
         alphabet = _alphabet(network, special)
         rows, device = len(request.prompts), request.prompts.tokens.device
         steps = budget.rows(rows, request.canvas, device)
+        z = self.corruption.noise(noise.uniform(streams.RENOISE, 0, request.canvas), alphabet)
+        is_free = None
+        if request.room is not None:
+            is_free = torch.arange(request.canvas, device=device) < request.room[:, None]
+            z = torch.where(is_free, z, special.pad)
         state = None
         for state in draft(
             denoise,
-            self.corruption.noise(noise.uniform(streams.RENOISE, 0, request.canvas), alphabet),
+            z,
             self.policy,
             steps,
             noise,
@@ -242,11 +259,14 @@ class Diffusion(Drafter):
             top_k=self.top_k,
             top_p=self.top_p,
             stop=self.stop,
+            is_free=is_free,
+            pace=request.pace,
             close=_ending(special).close if self.corruption.marks_noise else unchanged,
         ):
             yield state
         assert state is not None  # draft yields its first state before any step
-        return Drafted(torch.where(steps[:, None] == 0, special.pad, state.z), state.confidence, memory)
+        is_blank = (steps == 0) | (state.step == 0)
+        return Drafted(torch.where(is_blank[:, None], special.pad, state.z), state.confidence, memory)
 
     def _ruled(self, denoise: Denoiser, special: Special, alphabet: Alphabet) -> Denoiser:
         """Read as a posterior; what never stands on a canvas is banned, and what must stand there is certain.
