@@ -59,8 +59,19 @@ class CanvasDenoiser(Denoiser):
     is_shifted: bool
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        if len(z) == 0:
+            return self._nothing(z)
         hidden = self.network([canvas_segment(z, self.memory.next_position, self.special)], self.memory)
         return canvas_logits(self.network, hidden["canvas"], where, self.is_shifted)
+
+    def _nothing(self, z: Int[Tensor, "0 l"]) -> Float[Tensor, "0 k"]:
+        """Predictions for no row, which transformers refuse. Other ranks' collectives are kept company by a blank."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return torch.zeros(0, self.network.model.config.vocab_size, device=z.device)
+        blank = z.new_full((1, z.shape[1]), self.special.mask)
+        hidden = self.network([canvas_segment(blank, z.new_zeros(1), self.special)])
+        nowhere = torch.zeros_like(blank, dtype=torch.bool)
+        return canvas_logits(self.network, hidden["canvas"], nowhere, self.is_shifted)
 
     def select(self, rows: Int[Tensor, "r"]) -> "CanvasDenoiser":
         return dataclasses.replace(self, memory=self.memory.select(rows))
