@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--controls", help="of gold,shuffled,pause; '' for none")
     evaluate.add_argument("--examples", type=int, help="only the first so many")
     evaluate.add_argument("--batch", type=int, help="examples answered together; 1 measures latency")
+    evaluate.add_argument("--drafts", type=int, help="sketches per prompt, one answer chosen; needs a --temperature")
+    evaluate.add_argument("--temperature", type=float, help="of the sketch's draws; 0: greedy")
     evaluate.add_argument("--out", help="folder for the frontier files; default: the run folder")
     evaluate.add_argument("--no-progress", action="store_true", help="no progress bar")
 
@@ -175,7 +177,11 @@ def _evaluate(options: Any) -> None:
         raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
     lists = {"steps": options.steps, "policies": options.policies, "controls": options.controls}
     extra = [f"evaluate.{k}=[{v}]" for k, v in lists.items() if v is not None]
-    extra += [f"evaluate.{k}={v}" for k in ("examples", "batch") if (v := getattr(options, k)) is not None]
+    extra += [
+        f"evaluate.{k}={v}"
+        for k in ("examples", "batch", "drafts", "temperature")
+        if (v := getattr(options, k)) is not None
+    ]
     experiment = _read(options, extra)
     reasoner, trained = load_reasoner(options.run, experiment)
     examples = experiment.examples(experiment.evaluate.split)

@@ -12,9 +12,12 @@ from hybrid.diffusion.deadline import Deadline
 from hybrid.diffusion.policy import Random, Threshold
 from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.diffusion import Diffusion
+from hybrid.evaluate import Evaluate, evaluate
 from hybrid.feed import Gold
+from hybrid.metrics import Tally
 from hybrid.pace import Trial, calibrate
-from hybrid.records import Special
+from hybrid.records import Example, Special
+from hybrid.tasks import Chain, collate
 
 CANVAS, MAX_ANSWER = 6, 4
 SPECIAL = Special()
@@ -219,3 +222,28 @@ def test_drafts_that_come_out_alike_are_refused(unchecked):
         tiny_reasoner().reason(["1"], drafts=2)
     with pytest.raises(ValueError, match="one of vote"):
         tiny_reasoner().reason(["1"], drafter=DRAWN, drafts=2, choose="luck")
+
+
+def test_an_evaluation_of_several_drafts_says_how_many_were_right():
+    """Against the drafts themselves, recomputed one call at a time."""
+    reasoner, task = tiny_reasoner(), Chain(length=2, operations="+")
+    examples = [Example(i, p, "12", a) for i, (p, a) in enumerate([("123", "6"), ("111", "3"), ("205", "7")])]
+    settings = Evaluate(steps=(0, 3), policies=(Random(),), controls=(), temperature=2.0, drafts=4, batch=2)
+    bare, row = evaluate(reasoner, task, examples, settings, name="toy", progress=False).rows
+    assert bare.drafts == 1 and bare.pass_at_k is None
+    passed = distinct = 0
+    for e in examples:
+        batch = collate([e], reasoner.tokenizer, CANVAS)
+        drafter = replace(DRAWN, temperature=2.0)
+        (result,) = reasoner.reason(batch.prompts, Budget(3), drafter=drafter, drafts=4)
+        right = [d.answer for d in result.drafts if task.score(e, d.sketch, d.answer).answer_correct]
+        passed, distinct = passed + bool(right), distinct + len(set(right))
+    assert (row.drafts, row.answer_is) == (4, "vote")
+    assert (row.pass_at_k, row.distinct) == pytest.approx((passed / 3, distinct / 3))
+    assert row.denoiser_forwards > bare.denoiser_forwards
+
+
+def test_right_drafts_are_counted_once_however_often_they_come():
+    tally = Tally()
+    tally.add_drafts([[True, False, True, True], [False] * 4], [["7", "8", "7", "07"], ["1"] * 4])
+    assert tally.drafts == {"pass_at_k": 0.5, "distinct": 1.0}
