@@ -175,10 +175,11 @@ class Reasoner(nn.Module):
 
         def one_step(rows: Int[Tensor, "r"]) -> Int[Tensor, "r l"]:
             nonlocal spent
-            spent += len(rows) * (batch.prompts.tokens.shape[1] + batch.sketch.shape[1])
+            counted = Spent.nothing(len(rows))
             assert self.networks.drafter is not None
-            drafted = self.config.drafter.one_step(self.networks.drafter, batch, rows, noise, self.special)
+            drafted = self.config.drafter.one_step(self.networks.drafter, batch, rows, noise, self.special, counted)
             assert drafted is not None
+            spent += int(counted.positions.sum())
             return drafted
 
         can_draft = self.config.drafter.steps_matter and self.networks.drafter is not None
