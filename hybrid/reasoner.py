@@ -26,7 +26,7 @@ from hybrid.model import Model
 from hybrid.nets.layout import Segment, running
 from hybrid.nets.network import Network, prompt_segment
 from hybrid.nets.pairing import Pairing
-from hybrid.records import Batch, Prompts, Reasoned
+from hybrid.records import Batch, Prompts, Reasoned, Spent
 from hybrid.tasks.collate import prompts as collate_prompts
 from hybrid.tasks.tokenizer import Tokenizer
 
@@ -134,10 +134,11 @@ class Reasoner(nn.Module):
 
         def one_step(rows: Int[Tensor, "r"]) -> Int[Tensor, "r l"]:
             nonlocal spent
-            spent += len(rows) * (batch.prompts.tokens.shape[1] + batch.sketch.shape[1])
+            counted = Spent.nothing(len(rows))
             assert self.networks.drafter is not None
-            drafted = self.config.drafter.one_step(self.networks.drafter, batch, rows, noise, self.special)
+            drafted = self.config.drafter.one_step(self.networks.drafter, batch, rows, noise, self.special, counted)
             assert drafted is not None
+            spent += int(counted.positions.sum())
             return drafted
 
         can_draft = self.config.drafter.steps_matter and self.networks.drafter is not None

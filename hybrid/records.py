@@ -100,7 +100,8 @@ class Spent:
     """What a call spent, counted where it is spent, per row. Added to in place; never derived from a formula.
 
     All fields are float64 tensors of shape (b,):
-        denoiser_forwards, decoder_forwards: network calls the row took part in.
+        denoiser_forwards, decoder_forwards: network calls the row took part in. The first one of each reads the
+            prompt too, where nobody has: a draft of n steps takes n, or 2 n under guidance.
         sequential_forwards: dependent network calls on the row's critical path, prefill and end token included.
         positions: token positions the row sent through a network.
         flops: floating-point operations of those positions by the network's own formula.
@@ -123,11 +124,12 @@ class Spent:
     def charge(
         self,
         part: str,
-        positions: int,
-        flops: float,
+        positions: int | Int[Tensor, "r"],
+        flops: float | Float[Tensor, "r"],
         rows: Int[Tensor, "r"] | slice = slice(None),  # noqa: B008
     ) -> None:
-        """One network call on `rows`, each sending `positions` positions; `part` is "denoiser" or "decoder"."""
+        """One network call on `rows`, each sending `positions` positions, alike or its own; `part` is "denoiser" or
+        "decoder"."""
         getattr(self, f"{part}_forwards")[rows] += 1
         self.sequential_forwards[rows] += 1
         self.positions[rows] += positions

@@ -217,7 +217,7 @@ class Recorder:
         for row, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
             seen = frames(states, row, special)
             last = max((i for i in range(1, len(seen)) if seen[i].tokens != seen[i - 1].tokens), default=0)
-            seen = seen[: max(last + 1, int(result.spent["denoiser_forwards"]))]
+            seen = seen[: max(last, int(result.spent["denoiser_forwards"])) + 1]
             ids = sorted({token for state in seen for token in state.tokens})
             traces.append(
                 Trace(

@@ -129,12 +129,12 @@ def test_variants_of_the_quickstart_train_and_sample(changes, tmp_path):
     assert reasoner.config.drafter == experiment.model.drafter
     examples = experiment.examples("test")
     frontier = evaluate(reasoner, experiment.task, examples, experiment.evaluate, name="variant", progress=False)
-    assert any(row.steps and row.denoiser_forwards > 1 for row in frontier.rows)
+    assert any(row.steps and row.denoiser_forwards >= 1 for row in frontier.rows)
     if experiment.model.drafter.decode_window:
-        with pytest.raises(ValueError, match="steps=1 with decode_window=3: the 3 windows"):
+        with pytest.raises(ValueError, match="steps=1 with decode_window=5: the 4 windows"):
             ways(reasoner, dataclasses.replace(experiment.evaluate, steps=(0, 1)))
     (result,) = reasoner.reason([examples[0].prompt], Budget(4))
-    assert reasoner.special.mask not in result.sketch_tokens and result.spent["denoiser_forwards"] <= 1 + 2 * 4
+    assert reasoner.special.mask not in result.sketch_tokens and result.spent["denoiser_forwards"] <= 2 * 4
 
 
 @every_config

@@ -96,7 +96,7 @@ def test_drafting_networks_are_charged_and_controls_are_free(drafter):
     assert (spent.decoder_forwards == 0).all()
 
 
-def test_diffusion_charges_one_prefill_and_its_steps():
+def test_diffusion_charges_its_steps_the_first_of_which_reads_the_prompt():
     batch = tiny_batch(ROWS)
     q = batch.prompts.tokens.shape[1]
     for steps in range(1, CANVAS + 1):
@@ -104,7 +104,7 @@ def test_diffusion_charges_one_prefill_and_its_steps():
         taken = torch.zeros(ROWS)
         for before in states[:-1]:
             taken += (before.z == SPECIAL.mask).any(-1).float()
-        assert torch.equal(spent.denoiser_forwards, 1 + taken.double())
+        assert torch.equal(spent.denoiser_forwards, taken.double())
         assert torch.equal(spent.positions, q + (CANVAS + 1) * taken.double())  # the canvas and its marker
         assert (taken <= steps).all()
 
@@ -160,13 +160,13 @@ def answer_lengths(results):
 
 @pytest.mark.parametrize("pairing", ["shared", "separate"])
 @pytest.mark.parametrize("steps", [1, 3, 6])
-def test_hybrid_is_charged_a_prefill_its_steps_and_its_answer(pairing, steps):
+def test_hybrid_is_charged_its_steps_and_its_answer(pairing, steps):
     results = reasoner_with(Diffusion(), pairing=pairing).reason(tiny_batch(ROWS).prompts, Budget(steps))
     answers = answer_lengths(results)
     # An end token that closes its canvas may save steps.
-    steps_taken = [n - 1 for n in spent_of(results, "denoiser_forwards")]
+    steps_taken = spent_of(results, "denoiser_forwards")
     assert max(steps_taken) <= steps and all(n >= 1 for n in steps_taken)
-    assert spent_of(results, "sequential_forwards") == [1 + s + a for s, a in zip(steps_taken, answers, strict=True)]
+    assert spent_of(results, "sequential_forwards") == [s + a for s, a in zip(steps_taken, answers, strict=True)]
     assert spent_of(results, "decoder_forwards") == spent_of(results, "answer_tokens") == answers
 
 

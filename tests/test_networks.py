@@ -1,12 +1,15 @@
 """Networks: nothing leaks, padding shifts nothing, cached equals uncached, decoding equals transformers'."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from toy import tiny_backbone, tiny_batch, tiny_reasoner, tiny_tokenizer
 
 from hybrid.bridge import Tokens
-from hybrid.drafters.diffusion import canvas_segment
+from hybrid.diffusion.blocks import Blocks
+from hybrid.drafters.canvas import Canvas
 from hybrid.nets.backbone import GPTNeoX
 from hybrid.nets.decode import write
 from hybrid.nets.layout import Segment, attention, running
@@ -29,6 +32,11 @@ def network(request):
     return Network(BACKBONES[request.param].build(VOCABULARY)).eval()
 
 
+def canvas_segment(z, start):
+    length = z.shape[1]
+    return Canvas(Blocks(length, length), True, SPECIAL).noisy(z, z, start, "canvas")
+
+
 def rows(batch):
     """Prompt, canvas, sketch and answer as a shared trunk reads them in training."""
     start = batch.prompts.keep.sum(-1)
@@ -37,14 +45,14 @@ def rows(batch):
     tokens = F.pad(batch.answer[:, :-1], (1, 0), value=SPECIAL.answer)
     answer = Segment("answer", tokens, batch.answer_keep, at, True, ("prompt", "sketch"))
     noisy = torch.where(torch.arange(batch.sketch.shape[1]) % 2 == 0, SPECIAL.mask, batch.sketch)
-    return [prompt_segment(batch.prompts), canvas_segment(noisy, start, SPECIAL), sketch, answer]
+    return [prompt_segment(batch.prompts), canvas_segment(noisy, start), sketch, answer]
 
 
 def replaced(segment, column):
     """The segment with other tokens in one column."""
     tokens = segment.tokens.clone()
     tokens[:, column] = 5 + (tokens[:, column] + 1 - 5) % (VOCABULARY - 5)
-    return Segment(segment.name, tokens, segment.keep, segment.positions, segment.is_causal, segment.sees)
+    return replace(segment, tokens=tokens)
 
 
 # Who may change when one column of a segment changes; within a segment see `within`.
@@ -307,14 +315,17 @@ class Scripted(Network):
 
     def __init__(self, network, script):
         super().__init__(network.model)
-        self.script, self.at = script, 0
+        self.script, self.at, self.rows = script, -1, torch.arange(len(script))
 
     def logits(self, hidden):
+        if self.at >= 0:
+            self.rows = self.rows[self.script[self.rows, self.at] != SPECIAL.end]
+        assert len(hidden) == len(self.rows)  # no more: what has ended is not computed
         self.at += 1
-        return F.one_hot(self.script[:, self.at - 1], VOCABULARY).float()
+        return F.one_hot(self.script[self.rows, self.at], VOCABULARY).float()
 
 
-def test_a_row_that_has_ended_is_charged_and_remembered_no_more(network):
+def test_a_row_that_has_ended_leaves_the_batch_and_is_charged_and_remembered_no_more(network):
     """Ends at 1, 3 and never: charged 1, 3 and 4 forwards; memory holds all but the last token."""
     prompts = tiny_batch(3).prompts
     script = torch.tensor([[1, 9, 9, 9], [8, 8, 1, 9], [7, 7, 7, 7]])

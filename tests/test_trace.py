@@ -85,7 +85,7 @@ def test_the_states_of_a_call_lead_to_its_sketch(policy):
     for trace, result in zip(traces, results, strict=True):
         assert trace.states[-1].tokens == tuple(result.sketch_tokens) and trace.states[0].tokens == (HOLE,) * 6
         assert [state.step for state in trace.states] == list(range(len(trace.states)))
-        assert len(trace.states) == result.spent["denoiser_forwards"]  # the prompt's forward, then one a step
+        assert len(trace.states) == 1 + result.spent["denoiser_forwards"]  # the blank canvas, then one a step
         for events in zip(*(state.happened for state in trace.states), strict=True):
             filled = [i for i, event in enumerate(events) if event in ("committed", "closed")]
             assert len(filled) == 1 and set(events[: filled[0]]) == {"open"}

@@ -301,4 +301,4 @@ def test_a_hybrid_trains_two_steps_and_samples(output):
             corruption=Uniform(output), times="continuous", policy=policy, temperature=1.0
         )):  # fmt: skip
             assert not set(result.sketch_tokens) & set(reasoner.special.never_drafted)
-            assert result.spent["denoiser_forwards"] <= 4
+            assert result.spent["denoiser_forwards"] <= 3

@@ -80,7 +80,7 @@ class Redraft(Diffusion):
     def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
         assert network is not None
         special = request.special
-        denoise, memory = self.bind(network, request, spent)  # the prompts are encoded once for both passes
+        denoise, prompts = self.bind(network, request, spent)  # the prompts are read once for both passes
         rows, device = len(request.prompts), request.prompts.tokens.device
         z = torch.full((rows, request.canvas), special.mask, device=device)
         steps = budget.rows(rows, request.canvas, device)
@@ -104,7 +104,7 @@ class Redraft(Diffusion):
             state = dataclasses.replace(state, step=first.step + state.step, confidence=confidence)
             yield state
         is_blank = (state.z == special.mask).all(-1, keepdim=True)  # rows whose budget was 0
-        return Drafted(torch.where(is_blank, special.pad, state.z), state.confidence, memory)
+        return Drafted(torch.where(is_blank, special.pad, state.z), state.confidence, prompts.encoded())
 
     def _least_confident(self, confidence: Float[Tensor, "b l"], is_text: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
         """The share `reopen` of each row's text, rounded up, of lowest confidence."""

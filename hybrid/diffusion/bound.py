@@ -51,16 +51,22 @@ def cost(
 
 
 def corrupt_by_counts(
-    x: Int[Tensor, "b l"], t: Float[Tensor, "b"], u: Float[Tensor, "b l"], mask_id: int
+    x: Int[Tensor, "b l"],
+    t: Float[Tensor, "b"],
+    u: Float[Tensor, "b l"],
+    mask_id: int,
+    among: Bool[Tensor, "b l"] | None = None,
 ) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b"]]:
     """Mask exactly n = ceil(t * l) positions, those of the smallest u; the weight of each row's summed nll is l / n.
 
     With t uniform in (0, 1] the count n is uniform in 1..l, and the expectation is the absorbing bound
     under every schedule (LLaDA, arXiv 2502.09992, eq. 6), at a bounded weight: lower variance than 1/t.
+    among: only these positions are masked, and counted as l; None: all of them.
     """
-    length = x.shape[1]
-    n = (t * length).ceil().clamp(1, length)
-    rank = u.argsort(dim=-1).argsort(dim=-1)
+    among = torch.ones_like(x, dtype=torch.bool) if among is None else among
+    length = among.sum(-1)
+    n = (t * length).ceil().clamp(min=1).minimum(length)
+    rank = torch.where(among, u, torch.inf).argsort(dim=-1).argsort(dim=-1)
     return torch.where(rank < n[:, None], mask_id, x), length / n
 
 

@@ -1,4 +1,4 @@
-"""The diffusion drafter: denoises the whole canvas in parallel."""
+"""The diffusion drafter: denoises the canvas in parallel, as a whole or block by block."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -11,70 +11,23 @@ from torch import Tensor
 
 from hybrid.bridge import Tokens
 from hybrid.diffusion import noise as streams
+from hybrid.diffusion.blocks import Blocks
 from hybrid.diffusion.bound import corrupt_by_counts, cost
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.corruption import Absorbing, Alphabet, Corruption
 from hybrid.diffusion.draft import check_policy, draft, unchanged
-from hybrid.diffusion.guidance import Banned, Counted, Denoiser, Ended, Ending, Guided, Known, pack, spread
-from hybrid.diffusion.noise import Noise, sample
-from hybrid.diffusion.policy import Confidence, Policy
+from hybrid.diffusion.guidance import Banned, Denoiser, Ended, Ending, Guided, Known, pack, spread
+from hybrid.diffusion.noise import Noise
+from hybrid.diffusion.policy import Confidence, LeftToRight, Policy
 from hybrid.diffusion.sampling import Sampling
 from hybrid.diffusion.schedule import Linear, NoiseSchedule
 from hybrid.diffusion.stop import Stop
-from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Plan, Request
+from hybrid.drafters.canvas import Canvas, CanvasDenoiser, Prefix
+from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Plan, Request, finish
 from hybrid.kinds import register
-from hybrid.nets.layout import Segment
-from hybrid.nets.network import Memory, Network, prompt_segment
+from hybrid.nets.network import Network, prompt_segment
 from hybrid.nets.pairing import Hidden
 from hybrid.records import Batch, Special, Spent
-
-
-def canvas_segment(z: Int[Tensor, "b l"], start: Int[Tensor, "b"], special: Special, name: str = "canvas") -> Segment:
-    """The canvas: its opening marker and l tokens, bidirectional, after the prompt.
-
-    Markers and positions are those of the clean sketch it will become.
-    """
-    tokens = F.pad(z, (1, 0), value=special.sketch)
-    at = start[:, None] + torch.arange(tokens.shape[1], device=z.device)
-    return Segment(name, tokens, torch.ones_like(tokens, dtype=torch.bool), at, is_causal=False, sees=("prompt",))
-
-
-def canvas_logits(
-    network: Network, hidden: Float[Tensor, "b _ d"], where: Bool[Tensor, "b l"], is_shifted: bool
-) -> Float[Tensor, "n k"]:
-    """Predictions of canvas tokens: each read at its own position, or, shifted, at the one before it.
-
-    The head runs at the positions of `where` alone.
-    """
-    return network.logits((hidden[:, :-1] if is_shifted else hidden[:, 1:])[where])
-
-
-@dataclass(frozen=True)
-class CanvasDenoiser(Denoiser):
-    """The network's prediction of a canvas, over the remembered prompt, which is encoded once."""
-
-    network: Network
-    memory: Memory
-    special: Special
-    is_shifted: bool
-
-    def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
-        if len(z) == 0:
-            return self._nothing(z)
-        hidden = self.network([canvas_segment(z, self.memory.next_position, self.special)], self.memory)
-        return canvas_logits(self.network, hidden["canvas"], where, self.is_shifted)
-
-    def _nothing(self, z: Int[Tensor, "0 l"]) -> Float[Tensor, "0 k"]:
-        """Predictions for no row, which transformers refuse. Other ranks' collectives are kept company by a blank."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return torch.zeros(0, self.network.model.config.vocab_size, device=z.device)
-        blank = z.new_full((1, z.shape[1]), self.special.mask)
-        hidden = self.network([canvas_segment(blank, z.new_zeros(1), self.special)])
-        nowhere = torch.zeros_like(blank, dtype=torch.bool)
-        return canvas_logits(self.network, hidden["canvas"], nowhere, self.is_shifted)
-
-    def select(self, rows: Int[Tensor, "r"]) -> "CanvasDenoiser":
-        return dataclasses.replace(self, memory=self.memory.select(rows))
 
 
 @register(Drafter, "diffusion")
@@ -84,6 +37,10 @@ class Diffusion(Drafter):
 
     corruption, schedule: the forward process. Under uniform corruption pads are ordinary tokens, the bound
         supervises all of the canvas, and times are continuous.
+    attention_block: positions of a block, a property of the model. A block attends to itself in both directions and
+        to the clean text before it, and is drafted to its end before the next (BD3-LM, arXiv 2503.09573; semi-
+        autoregressive). Null: the whole canvas, which is plain masked diffusion. 1: an autoregressive model. At
+        least one step goes to each block.
     policy, temperature, top_k, top_p, decode_window, stop: defaults of a call (see `draft`); a call may name others.
     guidance: scale of classifier-free guidance on the prompt; 0 is none. It asks the network twice a step: with the
         prompt, and with a prompt that is absent, which means that its positions are kept free and nobody sees them.
@@ -93,7 +50,8 @@ class Diffusion(Drafter):
     copies: corruptions of each sketch per training step, which share one encoding of the prompt.
     shift: read the prediction of a token at the position before it, as autoregressive networks do
         (DiffuLLaMA, arXiv 2410.17891; Dream, arXiv 2508.15487).
-    next_token: weight of a causal next-token loss on the clean sketch, in training only, beside the bound.
+    next_token: weight of a causal next-token loss on the clean sketch, in training only, beside the bound. It reads
+        a row of its own, since within a block the clean text of block diffusion sees what follows.
     """
 
     learns: ClassVar[bool] = True
@@ -101,6 +59,7 @@ class Diffusion(Drafter):
 
     corruption: Corruption = field(default_factory=Absorbing)
     schedule: NoiseSchedule = field(default_factory=Linear)
+    attention_block: int | None = None
     policy: Policy = field(default_factory=Confidence)
     temperature: float = 0.0
     top_k: int | None = None
@@ -123,6 +82,8 @@ class Diffusion(Drafter):
             raise ValueError(f"guidance={self.guidance}: must be 0 (none) or more")
         if self.decode_window is not None and self.decode_window < 1:
             raise ValueError(f"decode_window={self.decode_window}: must be 1 or more, or null for the whole canvas")
+        if self.attention_block is not None:
+            self._check_blocks(self.attention_block)
         if not self.corruption.marks_noise:
             name = type(self.corruption).__name__
             if self.times == "counts":
@@ -137,7 +98,7 @@ class Diffusion(Drafter):
 
     @property
     def forwards_before(self) -> int:
-        return 1
+        return 0  # the prompt is read in the first step
 
     @property
     def forwards_per_step(self) -> int:
@@ -147,33 +108,53 @@ class Diffusion(Drafter):
     def draws(self) -> bool:
         return self.temperature > 0 or self.policy.by_chance or not self.corruption.marks_noise
 
+    def _check_blocks(self, block: int) -> None:
+        if block < 1:
+            raise ValueError(f"attention_block={block}: must be 1 or more, or null for the whole canvas")
+        if self.decode_window is not None and block % self.decode_window:
+            raise ValueError(
+                f"decode_window={self.decode_window} with attention_block={block}: a window must divide the block"
+            )
+        if self.next_token and block == 1:
+            raise ValueError(
+                f"next_token={self.next_token} with attention_block=1: the bound is already the next-token loss; "
+                "set next_token: 0"
+            )
+
+    def _blocks(self, canvas: int) -> Blocks:
+        return Blocks(canvas, min(self.attention_block or canvas, canvas))
+
+    def _canvas(self, length: int, special: Special) -> Canvas:
+        return Canvas(self._blocks(length), self.shift, special)
+
     def plan(
         self, network: Network, batch: Batch, t: Float[Tensor, "b"], noise: Noise, special: Special
     ) -> Plan | None:
-        prompt = prompt_segment(batch.prompts)
-        start = batch.prompts.keep.sum(-1)
-        x = batch.sketch
+        start, x = batch.prompts.keep.sum(-1), batch.sketch
         alphabet = _alphabet(network, special)
-        segments, copies = [prompt], []
+        canvas = self._canvas(x.shape[1], special)
+        blocks = canvas.blocks
+        clean, is_own = blocks.rows(x), blocks.is_own(len(x), x.device)
+        segments, copies = [prompt_segment(batch.prompts), *canvas.past(x, start)], []
         for copy in range(self.copies):
-            u = noise.uniform(streams.CORRUPT, copy, x.shape[1])
-            at = 1 - (1 - t + copy / self.copies) % 1.0  # the copies cover the times evenly too, in (0, 1]
+            u = blocks.rows(noise.uniform(streams.CORRUPT, copy, x.shape[1]))
+            at = blocks.times(t, copy, self.copies)
             if self.times == "counts":
-                z, weight = corrupt_by_counts(x, at, u, special.mask)
+                z, weight = corrupt_by_counts(clean, at, u, special.mask, is_own)
             else:
-                z, weight = self.corruption.corrupt(x, self.schedule.alpha(at), u, alphabet), None
-            segments.append(canvas_segment(z, start, special, f"canvas{copy}"))
-            copies.append((z, at, weight))
+                z, weight = self.corruption.corrupt(clean, self.schedule.alpha(at), u, alphabet), None
+            segments.append(canvas.noisy(blocks.joined(z), x, start, f"canvas{copy}"))
+            copies.append((blocks.known(clean, z, special.mask), at, weight))
         if self.next_token:
             segments.append(dataclasses.replace(Tokens().segment(x, start, special), name="clean"))
 
         def total_cost(hidden: Hidden) -> Float[Tensor, "b"]:
             total = torch.zeros(len(x), device=x.device)
             for copy, (z, at, weight) in enumerate(copies):
-                where = self.corruption.is_supervised(z, alphabet)
-                known = Known(canvas_logits(network, hidden[f"canvas{copy}"], where, self.shift))
+                where = is_own & self.corruption.is_supervised(z, alphabet)
+                known = Known(canvas.logits(network, hidden[f"canvas{copy}"], blocks.joined(where)))
                 logits = self._ruled(known, special, alphabet).logits(z, at, where)
-                total = total + self._cost(logits, x, z, at, where, weight, alphabet)
+                total = total + blocks.summed(self._cost(logits, clean, z, at, where, weight, alphabet))
             total = total / self.copies
             if self.next_token:
                 logits = network.logits(hidden["clean"][:, :-1]).float()
@@ -203,53 +184,53 @@ class Diffusion(Drafter):
         return total if self.train_weight == 1 else total * (weight ** (self.train_weight - 1)).float()
 
     def least_steps(self, canvas: int) -> int:
-        """One for each window."""
-        return 1 if self.decode_window is None else -(-canvas // self.decode_window)
+        """One for each window, or block."""
+        return -(-canvas // (self.decode_window or self.attention_block or canvas))
 
     def honest(self) -> "Diffusion":
         return dataclasses.replace(self, train_weight=1.0, next_token=0.0)
 
-    @torch.no_grad()
     def one_step(
-        self, network: Network, batch: Batch, rows: Int[Tensor, "r"], noise: Noise, special: Special
+        self,
+        network: Network,
+        batch: Batch,
+        rows: Int[Tensor, "r"],
+        noise: Noise,
+        special: Special,
+        spent: Spent | None = None,
     ) -> Int[Tensor, "r l"]:
-        some, noise = batch.prompts.select(rows), noise.select(rows)
-        length = batch.sketch.shape[1]
-        alphabet = _alphabet(network, special)
-        z = self.corruption.noise(noise.uniform(streams.RENOISE, 0, length), alphabet)
-        hidden = network([prompt_segment(some), canvas_segment(z, some.keep.sum(-1), special)])
-        read = canvas_logits(network, hidden["canvas"], torch.ones_like(z, dtype=torch.bool), self.shift)
-        ruled = self._ruled(Known(read), special, alphabet)
-        tokens = sample(ruled(z, torch.ones(len(rows), device=z.device)), noise.uniform(streams.DRAW, 0, length))
-        over = _ending(special).is_over(tokens)
-        return torch.where(over, special.pad, tokens)
+        """Drawn at temperature 1 from the prediction of pure noise, block after block."""
+        some, noise, length = batch.prompts.select(rows), noise.select(rows), batch.sketch.shape[1]
+        request = Request(some, length, special)
+        plain = dataclasses.replace(
+            self, policy=LeftToRight(), decode_window=None, temperature=1.0, top_k=None, top_p=None, stop=None,
+            guidance=0.0,
+        )  # fmt: skip
+        drafted = finish(
+            plain.draft(network, request, Budget(plain.least_steps(length)), noise, spent or Spent.nothing(len(rows)))
+        )
+        return torch.where(_ending(special).is_over(drafted.sketch), special.pad, drafted.sketch)
+
+    def bind(self, network: Network, request: Request, spent: Spent) -> tuple[Denoiser, Prefix]:
+        """The denoiser over the prompts, ruled and counted; and the prompts, which its first forward will read."""
+        prompts = request.prompts
+        prefix, start = Prefix(network, prompts, spent), prompts.keep.sum(-1)
+        canvas, everyone = self._canvas(request.canvas, request.special), torch.arange(len(prompts))
+        given = CanvasDenoiser(canvas, network, spent, everyone, start, prefix, torch.zeros_like(start))
+        denoise: Denoiser = given
+        if self.guidance:
+            denoise = Guided(given, dataclasses.replace(given, prefix=None), self.guidance)
+        return self._ruled(denoise, request.special, _alphabet(network, request.special)), prefix
 
     @torch.no_grad()
-    def bind(self, network: Network, request: Request, spent: Spent) -> tuple[Denoiser, Memory]:
-        """Encode the prompts once; the denoiser over them, ruled and counted, and their memory."""
-        rows, width = request.prompts.tokens.shape
-        spent.charge("denoiser", positions=width, flops=network.flops(width, width))
-        _, memory = network.remember([prompt_segment(request.prompts)])
-        seen = memory.read_only()
-        flops = network.flops(request.canvas + 1, width + request.canvas + 1)
-
-        def counted(memory: Memory) -> Denoiser:
-            inner = CanvasDenoiser(network, memory, request.special, self.shift)
-            return Counted(inner, spent, torch.arange(rows), flops, extra=1)
-
-        denoise = counted(seen)
-        if self.guidance:
-            absent = dataclasses.replace(seen, keep=torch.zeros_like(seen.keep))
-            denoise = Guided(denoise, counted(absent), self.guidance)
-        return self._ruled(denoise, request.special, _alphabet(network, request.special)), memory
-
     def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
         assert network is not None
         special = request.special
-        denoise, memory = self.bind(network, request, spent)
+        denoise, prefix = self.bind(network, request, spent)
         alphabet = _alphabet(network, special)
         rows, device = len(request.prompts), request.prompts.tokens.device
         steps = budget.rows(rows, request.canvas, device)
+        self._check_steps(steps, request.canvas)
         z = self.corruption.noise(noise.uniform(streams.RENOISE, 0, request.canvas), alphabet)
         is_free = None
         if request.room is not None:
@@ -265,7 +246,7 @@ class Diffusion(Drafter):
             corruption=self.corruption,
             schedule=self.schedule,
             alphabet=alphabet,
-            decode_window=self.decode_window,
+            decode_window=self.decode_window or self.attention_block,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
@@ -277,7 +258,16 @@ class Diffusion(Drafter):
             yield state
         assert state is not None  # draft yields its first state before any step
         is_blank = (steps == 0) | (state.step == 0)
-        return Drafted(torch.where(is_blank[:, None], special.pad, state.z), state.confidence, memory)
+        return Drafted(torch.where(is_blank[:, None], special.pad, state.z), state.confidence, prefix.encoded())
+
+    def _check_steps(self, steps: Int[Tensor, "b"], canvas: int) -> None:
+        """Refuse fewer steps than blocks. Fewer than windows are refused where windows are."""
+        blocks = self._blocks(canvas).count
+        if self.decode_window is None and ((steps > 0) & (steps < blocks)).any():
+            raise ValueError(
+                f"steps={int(steps[steps > 0].min())} with attention_block={self.attention_block}: the {blocks} blocks "
+                f"take at least one step each; give {blocks} steps or more, or 0 for no sketch"
+            )
 
     def _ruled(self, denoise: Denoiser, special: Special, alphabet: Alphabet) -> Denoiser:
         """Read as a posterior; what never stands on a canvas is banned, and what must stand there is certain.

@@ -101,9 +101,18 @@ class Drafter:
         return None
 
     def one_step(
-        self, network: Network, batch: Batch, rows: Int[Tensor, "r"], noise: Noise, special: Special
+        self,
+        network: Network,
+        batch: Batch,
+        rows: Int[Tensor, "r"],
+        noise: Noise,
+        special: Special,
+        spent: Spent | None = None,
     ) -> Int[Tensor, "r l"] | None:
-        """Drafts of some rows by a single forward, without gradient; None where it has none."""
+        """Drafts of some rows by a single forward, or one per block, without gradient; None where it has none.
+
+        `spent`, one entry per row of `rows`, is charged for them.
+        """
         return None
 
     def least_steps(self, canvas: int) -> int:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hybrid.nets.layout import Segment
-from hybrid.nets.network import Memory, Network
+from hybrid.nets.network import Memory, Network, Part
 from hybrid.records import Spent
 
 
@@ -16,13 +17,19 @@ from hybrid.records import Spent
 class Written:
     """What was written: tokens up to and with the end token, then pads.
 
-    keep: False on the pads. confidence: probability of each token. memory: all that was read, the end token not.
+    keep: False on the pads. confidence: probability of each token, 0 on the pads. parts: memories of rows that ended
+    together, and which rows those are.
     """
 
     tokens: Int[Tensor, "b n"]
     keep: Bool[Tensor, "b n"]
     confidence: Float[Tensor, "b n"]
-    memory: Memory
+    parts: list[Part]
+
+    @cached_property
+    def memory(self) -> Memory:
+        """All that was read, the last token of each row not."""
+        return Memory.joined(self.parts)
 
 
 @torch.no_grad()
@@ -40,26 +47,30 @@ def write(
 ) -> Written:
     """Greedy decoding of at most `max_tokens` tokens after `prefix`, which ends in a kept token in every row.
 
-    The memory given is used up. A row that has written its end token is charged nothing more.
+    The memory given is used up. A row that has written its end token leaves the batch, and is charged nothing more.
     """
-    rows = prefix[-1].tokens.shape[0]
-    alive = torch.ones(rows, dtype=torch.bool, device=prefix[-1].tokens.device)
-    tokens, keeps, confidences = [], [], []
-    segments = list(prefix)
-    for _ in range(max_tokens):
+    device = prefix[-1].tokens.device
+    rows = torch.arange(prefix[-1].tokens.shape[0])  # those that still write, on the host
+    tokens = torch.full((len(rows), max_tokens), pad_id, device=device)
+    keep, confidence = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape, device=device)
+    parts: list[Part] = []
+    segments, count = list(prefix), 0
+    while len(rows):
         n = sum(s.tokens.shape[1] for s in segments)
         context = n + (0 if memory is None else memory.keep.shape[1])
-        spent.charge(part, positions=n, flops=network.flops(n, context), rows=alive.nonzero()[:, 0].cpu())
+        spent.charge(part, positions=n, flops=network.flops(n, context), rows=rows)
         hidden, memory = network.remember(segments, memory)
         logits = network.logits(hidden[segments[-1].name][:, -1]).float()
         logits[:, list(banned)] = -torch.inf
-        token = torch.where(alive, logits.argmax(-1), pad_id)
-        tokens.append(token)
-        keeps.append(alive)
-        confidences.append(logits.softmax(-1).gather(-1, token[:, None])[:, 0])
-        alive = alive & (token != end_id)
-        if not alive.any():
-            break
-        segments = [Segment("next", token[:, None], alive[:, None], memory.next_position[:, None], is_causal=True)]
-    assert memory is not None  # max_tokens >= 1
-    return Written(torch.stack(tokens, 1), torch.stack(keeps, 1), torch.stack(confidences, 1), memory)
+        token, at = logits.argmax(-1), rows.to(device)
+        tokens[at, count], keep[at, count] = token, True
+        confidence[at, count] = logits.softmax(-1).gather(-1, token[:, None])[:, 0]
+        count += 1
+        ends = (token == end_id).cpu() | (count == max_tokens)  # the one wait for the device in a step
+        if ends.any():
+            ended, going = (which.nonzero()[:, 0] for which in (ends, ~ends))
+            parts.append((rows[ended], memory.select(ended.to(device))))
+            rows, token, memory = rows[going], token[going.to(device)], memory.select(going.to(device))
+        everyone = torch.ones_like(token[:, None], dtype=torch.bool)
+        segments = [Segment("next", token[:, None], everyone, memory.next_position[:, None], is_causal=True)]
+    return Written(tokens[:, :count], keep[:, :count], confidence[:, :count], parts)

@@ -1,7 +1,8 @@
 """Rows of segments: who attends to whom, and at which position.
 
-A row is laid out as segments, such as prompt, canvas, sketch and answer. A segment is causal or bidirectional
-within itself and sees the whole of the segments that it names. One boolean mask follows from that.
+A row is laid out as segments, such as prompt, canvas, sketch and answer. A segment is cut into blocks, which are
+bidirectional within: causal, each sees those before it too. It sees the whole of the segments that it names, or of
+each only the blocks before its own. One boolean mask follows from that.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,10 @@ class Segment:
     """A stretch of a row.
 
     keep: False on padding, which nobody attends to. positions: for the rotary embedding.
-    is_causal: attends within itself only to the left. sees: names of other segments it attends to in full.
+    is_causal: attends within itself to its own block and those to the left; otherwise to its own block alone.
+    sees: names of other segments it attends to in full.
+    block: columns of a block; None: one if causal, else all of them, so that blocks are no matter.
+    before: names of other segments of which its block number j attends to the blocks before number j.
     """
 
     name: str
@@ -28,6 +32,8 @@ class Segment:
     positions: Int[Tensor, "b n"]
     is_causal: bool
     sees: tuple[str, ...] = ()
+    block: int | None = None
+    before: tuple[str, ...] = ()
 
 
 def running(keep: Bool[Tensor, "b n"], start: Int[Tensor, "b"] | int = 0) -> Int[Tensor, "b n"]:
@@ -36,20 +42,32 @@ def running(keep: Bool[Tensor, "b n"], start: Int[Tensor, "b"] | int = 0) -> Int
     return begin + (keep.cumsum(-1) - 1).clamp(min=0)
 
 
+# Of a segment: name, length, is_causal, columns of a block, sees, before.
+Shape = tuple[str, int, bool, int, tuple[str, ...], tuple[str, ...]]
+
+
 @lru_cache(maxsize=64)
-def _pattern(shape: tuple[tuple[str, int, bool, tuple[str, ...]], ...], device: torch.device) -> Bool[Tensor, "n n"]:
-    """Attention between segments of (name, length, is_causal, sees), padding aside."""
+def _pattern(shapes: tuple[Shape, ...], device: torch.device) -> Bool[Tensor, "n n"]:
+    """Attention between segments, padding aside."""
+    block_of = {name: torch.arange(n, device=device) // max(block, 1) for name, n, _, block, _, _ in shapes}
     rows = []
-    for name, length, is_causal, sees in shape:
-        blocks = []
-        for other, width, _, _ in shape:
-            block = torch.ones(length, width, dtype=torch.bool, device=device)
+    for name, _, is_causal, _, sees, before in shapes:
+        mine, parts = block_of[name][:, None], []
+        for other, its in block_of.items():
             if other == name:
-                blocks.append(block.tril() if is_causal else block)
+                parts.append(mine >= its if is_causal else mine == its)
+            elif other in before:
+                parts.append(mine > its)
             else:
-                blocks.append(block if other in sees else ~block)
-        rows.append(torch.cat(blocks, dim=1))
+                parts.append(torch.full((len(mine), len(its)), other in sees, device=device))
+        rows.append(torch.cat(parts, dim=1))
     return torch.cat(rows, dim=0)
+
+
+def _shape(segment: Segment) -> Shape:
+    n = segment.tokens.shape[1]
+    block = segment.block or (1 if segment.is_causal else n)
+    return segment.name, n, segment.is_causal, block, segment.sees, segment.before
 
 
 def attention(segments: Sequence[Segment], memory_keep: Bool[Tensor, "b m"] | None = None) -> Bool[Tensor, "b 1 n _"]:
@@ -57,11 +75,10 @@ def attention(segments: Sequence[Segment], memory_keep: Bool[Tensor, "b m"] | No
 
     Padding attends to itself alone, so that no row of the softmax is empty.
     """
-    shape = tuple((s.name, s.tokens.shape[1], s.is_causal, s.sees) for s in segments)
     if len({s.name for s in segments}) < len(segments):
         raise ValueError(f"segments of one row need different names, not {[s.name for s in segments]}")
     keep = torch.cat([s.keep for s in segments], dim=1)
-    pattern = _pattern(shape, keep.device)
+    pattern = _pattern(tuple(_shape(s) for s in segments), keep.device)
     own = torch.eye(keep.shape[1], dtype=torch.bool, device=keep.device)
     mask = (pattern & rearrange(keep, "b n -> b 1 1 n")) | own
     if memory_keep is not None:

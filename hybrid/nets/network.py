@@ -1,9 +1,10 @@
 """One network: rows of segments in, hidden states out, with a memory of what is already encoded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
@@ -26,33 +27,84 @@ class _ReadOnlyLayer(DynamicLayer):
 class Memory:
     """Keys and values of encoded tokens, for b rows.
 
-    keep: False on remembered padding. next_position: where each row goes on.
+    keep: False on remembered padding.
     """
 
     cache: Cache
     keep: Bool[Tensor, "b m"]
-    next_position: Int[Tensor, "b"]
+
+    @property
+    def next_position(self) -> Int[Tensor, "b"]:
+        """Where each row goes on: positions count kept tokens only."""
+        return self.keep.sum(-1)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Memory":
         """The memory of some of its rows, read-only if this one is; this one stays as it is."""
-        return Memory(_copy(self.cache, None, rows), self.keep[rows], self.next_position[rows])
+        return Memory(_copy(self.cache, None, lambda part: part[rows]), self.keep[rows])
 
     def read_only(self) -> "Memory":
         """The same memory, to which later forwards add nothing."""
-        return Memory(_copy(self.cache, _ReadOnlyLayer), self.keep, self.next_position)
+        return Memory(_copy(self.cache, _ReadOnlyLayer), self.keep)
 
     def fork(self) -> "Memory":
         """The same memory, to be grown apart from this one."""
-        return Memory(_copy(self.cache, DynamicLayer), self.keep, self.next_position)
+        return Memory(_copy(self.cache, DynamicLayer), self.keep)
+
+    def first(self, columns: int) -> "Memory":
+        """What was remembered first; the rest is forgotten."""
+        return Memory(_copy(self.cache, None, lambda part: part[:, :, :columns]), self.keep[:, :columns])
+
+    def without_last(self, rows: Bool[Tensor, "b"]) -> "Memory":
+        """The last token remembered of these rows is forgotten."""
+        is_last = self.keep & (self.keep.flip(-1).cumsum(-1).flip(-1) == 1)
+        return Memory(self.cache, self.keep & ~(is_last & rows[:, None]))
+
+    def packed(self) -> "Memory":
+        """As many columns as the longest row keeps: padding between tokens goes, and each row moves to the right."""
+        columns = int(self.keep.sum(-1).max())
+        order = self.keep.int().argsort(dim=-1, stable=True)[:, self.keep.shape[1] - columns :]
+
+        def moved(part: Float[Tensor, "b h m d"]) -> Float[Tensor, "b h _ d"]:
+            return part.gather(2, order[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3]))
+
+        return Memory(_copy(self.cache, None, moved), self.keep.gather(1, order))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Part"]) -> "Memory":
+        """One memory of rows that are remembered apart; each part says which of the rows its own are."""
+        order = torch.cat([rows for rows, _ in parts]).argsort()
+        columns = max(memory.keep.shape[1] for _, memory in parts)
+        free = [columns - memory.keep.shape[1] for _, memory in parts]
+        layers = []
+        for same in zip(*(memory.cache.layers for _, memory in parts), strict=True):
+            layer = _copy_layer(same[0], None)
+            for name in ("keys", "values"):
+                wide = [F.pad(getattr(old, name), (0, 0, 0, n)) for old, n in zip(same, free, strict=True)]
+                setattr(layer, name, torch.cat(wide)[order])
+            layers.append(layer)
+        keep = [F.pad(memory.keep, (0, n)) for (_, memory), n in zip(parts, free, strict=True)]
+        return cls(Cache(layers=layers), torch.cat(keep)[order])
 
 
-def _copy(cache: Cache, kind: type[DynamicLayer] | None, rows: Int[Tensor, "r"] | None = None) -> Cache:
-    """A cache with layers of `kind` (None: of their own) over the same tensors, or over some of their rows."""
+# A memory of some rows of a batch, and which rows those are, on the host.
+Part = tuple[Int[Tensor, "_"], Memory]
+
+
+def _copy_layer(old: DynamicLayer, kind: type[DynamicLayer] | None) -> DynamicLayer:
+    """An empty layer of `kind` (None: of its own) that is ready for such tensors."""
+    new = (kind or type(old))()
+    new.dtype, new.device, new.is_initialized = old.dtype, old.device, True
+    return new
+
+
+def _copy(
+    cache: Cache, kind: type[DynamicLayer] | None, change: Callable[[Tensor], Tensor] = lambda part: part
+) -> Cache:
+    """A cache with layers of `kind` (None: of their own) over the same keys and values, or changed ones."""
     layers = []
     for old in cache.layers:
-        new = (kind or type(old))()
-        new.dtype, new.device, new.is_initialized = old.dtype, old.device, True
-        new.keys, new.values = (old.keys, old.values) if rows is None else (old.keys[rows], old.values[rows])
+        new = _copy_layer(old, kind)
+        new.keys, new.values = change(old.keys), change(old.values)
         layers.append(new)
     return Cache(layers=layers)
 
@@ -106,13 +158,9 @@ class Network(nn.Module):
         self, segments: Sequence[Segment], memory: Memory | None = None
     ) -> tuple[dict[str, Float[Tensor, "b n d"]], Memory]:
         """`forward`, and the memory of everything seen so far. The memory given is used up."""
-        before = memory or Memory(
-            DynamicCache(config=self.model.config), segments[0].keep[:, :0], segments[0].positions[:, 0] * 0
-        )
+        before = memory or Memory(DynamicCache(config=self.model.config), segments[0].keep[:, :0])
         hidden = self.forward(segments, before)
-        keep = torch.cat([before.keep, *(s.keep for s in segments)], dim=1)
-        count = sum(s.keep.sum(-1) for s in segments)
-        return hidden, Memory(before.cache, keep, before.next_position + count)
+        return hidden, Memory(before.cache, torch.cat([before.keep, *(s.keep for s in segments)], dim=1))
 
     def flops(self, positions: int, context: float) -> float:
         """Floating-point operations of a forward over `positions` positions of one row that see `context` others

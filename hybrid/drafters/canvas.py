@@ -1,0 +1,217 @@
+"""The canvas as a network reads it: its slots, its blocks, where predictions stand, and the denoiser over it.
+
+Slot 0 is the opening marker and slot i + 1 token i, at the positions of the clean sketch that the canvas will become.
+Block j holds the tokens j w .. j w + w - 1. Its *view* is slot j w, which leads, and the block's own slots after it:
+bidirectional within, over the *past*, the clean slots before j w. So the view holds a reader before every token of the
+block, as `shift` needs (in Dream's way, the first token is read at the one before it, which sees the block as it is
+so far), and no token twice. The past is cut at the same slots: its blocks lead with the last token of the block
+before, see one another from left to right, and are what the canvas leaves in memory once it has gone by.
+
+Two ends of this. One block: the view is the whole canvas, with no past. Blocks of one token, shifted: nobody but the
+token's own mask would stand after the leader, so the leader is the whole view, which makes the canvas a causal row.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hybrid.diffusion.blocks import Blocks
+from hybrid.diffusion.guidance import Denoiser
+from hybrid.nets.layout import Segment
+from hybrid.nets.network import Memory, Network, Part, prompt_segment
+from hybrid.records import Prompts, Special, Spent
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Which slots the network is given, and where it is read. is_shifted: at the slot before a token's own."""
+
+    blocks: Blocks
+    is_shifted: bool
+    special: Special
+
+    @property
+    def view(self) -> int:
+        """Slots of a block's view."""
+        return 1 if self.is_causal else self.blocks.width + 1
+
+    @property
+    def is_causal(self) -> bool:
+        """The canvas is read as plain text: each view is its leader alone."""
+        return self.blocks.width == 1 and self.is_shifted
+
+    def slots(self, tokens: Int[Tensor, "b l"], at: Int[Tensor, "... n"]) -> Int[Tensor, "b n"]:
+        """What stands in those slots; anything in slots after the last."""
+        padded = F.pad(tokens, (1, 0), value=self.special.sketch)
+        return padded.gather(1, at.clamp(max=self.blocks.length).expand(len(tokens), -1))
+
+    def past(self, x: Int[Tensor, "b l"], start: Int[Tensor, "b"]) -> list[Segment]:
+        """The clean stream, which noisy blocks look back on; none where there is nothing to look back on."""
+        columns = 0 if self.is_causal else (self.blocks.count - 1) * self.blocks.width
+        at = torch.arange(columns, device=x.device)
+        keep = torch.ones(len(x), columns, dtype=torch.bool, device=x.device)
+        width = self.blocks.width
+        past = Segment("past", self.slots(x, at), keep, start[:, None] + at, True, sees=("prompt",), block=width)
+        return [past] if columns else []
+
+    def noisy(self, z: Int[Tensor, "b l"], x: Int[Tensor, "b l"], start: Int[Tensor, "b"], name: str) -> Segment:
+        """The noisy stream: the views of all blocks side by side, led by clean tokens."""
+        view = torch.arange(self.view, device=z.device)
+        at = (torch.arange(self.blocks.count, device=z.device)[:, None] * self.blocks.width + view).flatten()
+        leads = (view == 0).repeat(self.blocks.count)
+        return Segment(
+            name,
+            torch.where(leads, self.slots(x, at), self.slots(z, at)),
+            (at <= self.blocks.length).expand(len(z), -1),
+            start[:, None] + at,
+            is_causal=self.is_causal,
+            sees=("prompt",),
+            block=self.view,
+            before=("past",),
+        )
+
+    def logits(
+        self, network: Network, hidden: Float[Tensor, "b _ d"], where: Bool[Tensor, "b l"]
+    ) -> Float[Tensor, "n k"]:
+        """Predictions of tokens from the hidden states of all views. The head runs at `where` alone."""
+        token = torch.arange(self.blocks.length, device=hidden.device)
+        within = token % self.blocks.width + (not self.is_shifted)
+        return network.logits(hidden[:, token // self.blocks.width * self.view + within][where])
+
+    def logits_of_block(
+        self, network: Network, hidden: Float[Tensor, "b v d"], where: Bool[Tensor, "b l"], block: Int[Tensor, "b"]
+    ) -> Float[Tensor, "n k"]:
+        """The same from the hidden states of one view of each row, where only its tokens are asked about."""
+        row, token = where.nonzero(as_tuple=True)
+        return network.logits(hidden[row, token - block[row] * self.blocks.width + (not self.is_shifted)])
+
+
+@dataclass
+class Prefix:
+    """The prompts of one call. The first forward over a row's canvas reads its prompt too, once.
+
+    parts: memories of prompts that are read, and whose they are.
+    """
+
+    network: Network
+    prompts: Prompts
+    spent: Spent
+    parts: list[Part] = field(default_factory=list)
+
+    def is_read(self, rows: Int[Tensor, "r"]) -> bool:
+        """Whether any of these prompts is."""
+        return any(bool(torch.isin(rows, some).any()) for some, _ in self.parts)
+
+    def segment(self, rows: Int[Tensor, "r"]) -> Segment:
+        device = self.prompts.tokens.device
+        return prompt_segment(self.prompts.select(rows.to(device)))
+
+    def encoded(self) -> Memory:
+        """All of them; those that no forward has read yet take one of their own."""
+        is_left = torch.ones(len(self.prompts), dtype=torch.bool)
+        for some, _ in self.parts:
+            is_left[some] = False
+        if len(rows := is_left.nonzero()[:, 0]):
+            width = self.prompts.tokens.shape[1]
+            self.spent.charge("denoiser", positions=width, flops=self.network.flops(width, width), rows=rows)
+            self.parts.append((rows, self.network.remember([self.segment(rows)])[1]))
+        if len(self.parts) > 1:
+            self.parts = [(torch.arange(len(self.prompts)), Memory.joined(self.parts))]
+        return self.parts[0][1]
+
+
+@dataclass
+class CanvasDenoiser(Denoiser):
+    """The network's prediction of a canvas, a block at a time, over the remembered prompt and past. For one call.
+
+    Every row is asked about one block, that of its leftmost position asked about; all before it is done for good.
+    Rows may be in different blocks. What a row's past lacks is encoded from clean tokens in the same forward as its
+    next block, once. The prompt is read in the first forward, unless the prefix has it already.
+
+    Every forward is charged where it is made: its own positions to each row that takes part.
+
+    rows: the places of its rows in the batch. start: the position after the prompt. prefix: None where the prompt is
+    absent. memory: of prompt and past. done: blocks of each row in memory.
+    """
+
+    canvas: Canvas
+    network: Network
+    spent: Spent
+    rows: Int[Tensor, "b"]
+    start: Int[Tensor, "b"]
+    prefix: Prefix | None
+    done: Int[Tensor, "b"]
+    memory: Memory | None = None
+
+    def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        width, view = self.canvas.blocks.width, self.canvas.view
+        block = where.int().argmax(-1) // width
+        lacking = self._lacking(block, where)
+        most = max(lacking.tolist(), default=0)
+        segments = self._prompt()
+        q = sum(s.tokens.shape[1] for s in segments)
+        at = self.done[:, None] * width + torch.arange(most * width, device=z.device)
+        is_past = at < block[:, None] * width
+        if most:
+            now = self.start[:, None] + at
+            segments.append(Segment("past", self.canvas.slots(z, at), is_past, now, True, ("prompt",), width))
+        at = block[:, None] * width + torch.arange(view, device=z.device)
+        keep = at <= self.canvas.blocks.length
+        now, sees = self.start[:, None] + at, ("prompt", "past")
+        segments.append(Segment("canvas", self.canvas.slots(z, at), keep, now, is_causal=False, sees=sees))
+
+        columns = 0 if self.memory is None else self.memory.keep.shape[1]
+        self._charge(q, lacking * width, view, columns + q, most * width)
+        stays = columns + q + most * width + (view if self.canvas.is_causal else 0)
+        if stays == columns:
+            hidden = self.network(segments, self.memory and self.memory.read_only())
+        else:
+            hidden, memory = self.network.remember(segments, self.memory and self.memory.fork())
+            self.memory = memory.first(stays)
+            if q and self.prefix is not None:
+                self.prefix.parts.append((self.rows, self.memory.first(q)))
+            self.done = block + self.canvas.is_causal
+            if min(lacking.tolist(), default=0) < most:
+                self.memory = self.memory.packed()
+        return self.canvas.logits_of_block(self.network, hidden["canvas"], where, block)
+
+    def _lacking(self, block: Int[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Int[Tensor, "b"]:
+        """Blocks before its own that each row's memory lacks, on the host."""
+        if self.canvas.blocks.count == 1:
+            return torch.zeros(len(block), dtype=torch.int64)
+        last = where.shape[1] - 1 - where.flip(-1).int().argmax(-1)
+        lacking, is_split = torch.stack([block - self.done, last // self.canvas.blocks.width - block]).cpu()
+        assert not is_split.any(), "a row is asked about more than one block"
+        if (lacking < 0).any():  # a causal row that reads its leader again
+            assert self.canvas.is_causal and self.memory is not None
+            self.memory = self.memory.without_last(block < self.done).packed()
+            self.done = self.done.minimum(block)
+        return lacking.clamp(min=0)
+
+    def _prompt(self) -> list[Segment]:
+        """The prompts, where this forward is to read them; otherwise they are in memory, or absent."""
+        if self.prefix is None or self.memory is not None:
+            return []
+        if not self.prefix.is_read(self.rows):
+            return [self.prefix.segment(self.rows)]
+        self.memory = self.prefix.encoded().select(self.rows.to(self.start.device))
+        return []
+
+    def _charge(self, q: int, past: Int[Tensor, "b"], view: int, seen: int, columns: int) -> None:
+        """One forward: the prompt's q positions if it reads them, those of each row's past, and the view."""
+        flops = self.network.flops
+        cost = flops(q, q) + past.double() * flops(1, seen + columns) + flops(view, seen + columns + view)
+        self.spent.charge("denoiser", positions=q + past + view, flops=cost, rows=self.rows)
+
+    def select(self, rows: Int[Tensor, "r"]) -> "CanvasDenoiser":
+        return dataclasses.replace(
+            self,
+            rows=self.rows[rows.to(self.rows.device)],
+            start=self.start[rows],
+            done=self.done[rows],
+            memory=self.memory and self.memory.select(rows),
+        )
