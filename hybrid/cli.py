@@ -2,10 +2,10 @@
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,9 +21,10 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 where it went well, 2 on bad input, 130 on Ctrl-C."""
+    """Run one command; 0 where it went well, 2 on bad input, 130 on Ctrl-C, 143 on SIGTERM."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     for text in rest:  # overrides that stand after an option
         if text.startswith("-") or not hasattr(options, "overrides"):
             parser.error(f"unrecognized argument: {text}")
@@ -33,10 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        options.command(options)
+        return options.command(options) or 0
     except KeyboardInterrupt as stop:
-        print(f"\nhybrid: {stop or 'stopped'}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
+            print(f"\nhybrid: {stop or 'stopped'}", file=sys.stderr)
         return 130
+    except SystemExit as stop:
+        return int(stop.code or 0)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -45,7 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"hybrid: {_one_line(error)}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _one_line(error: Exception) -> str:
@@ -69,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[[Any], int | None], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=run)
         return sub
@@ -90,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--controls", help="of gold,shuffled,pause; '' for none")
     evaluate.add_argument("--examples", type=int, help="only the first so many")
     evaluate.add_argument("--batch", type=int, help="examples answered together; 1 measures latency")
+    evaluate.add_argument("--devices", type=int, default=1, help="processes that share the examples")
     evaluate.add_argument("--out", help="folder for the frontier files; default: the run folder")
     evaluate.add_argument("--no-progress", action="store_true", help="no progress bar")
 
@@ -104,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--temperature", type=float, help="0: greedy (the default)")
     sample.add_argument("--seed", type=int, default=0, help="of the draws")
     sample.add_argument("--json", action="store_true", help="one JSON object per prompt")
+    sample.add_argument("--batch", type=int, default=64, help="prompts answered together")
+    sample.add_argument("--devices", type=int, default=1, help="processes that share the prompts")
+    sample.add_argument("--out", help="file for the results; default: standard output")
 
     show = command("show", _show, "Show a resolved config, its parts and parameter counts, and what other kinds exist.")
     show.add_argument("config", help="YAML file, or a run folder")
@@ -141,25 +148,44 @@ def _read(options: Any, extra: Sequence[str] = ()) -> Any:
     return read_experiment(path, [*_split_overrides(options), *extra])
 
 
-def _train(options: Any) -> None:
+def _train(options: Any) -> int | None:
     experiment = _read(options)
     folder = _folder(experiment, options.config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"run={folder}: this folder cannot be made ({error.strerror}); name another") from None
-    from hybrid.train.run import is_trained, train
+    from hybrid.launch import launch
+    from hybrid.shard import rank_and_world
+    from hybrid.train.run import check, is_trained, train
 
+    me = rank_and_world()
+    if me is None and experiment.train.world > 1:
+        check(experiment, folder)  # here, so that it is said once
+        return launch(experiment.train.devices, options.arguments)
     train(experiment, folder, progress=not options.no_progress)
-    done = "trained" if is_trained(folder, experiment) else "stopped early"
-    print(f"{done}: {folder}\nnext: hybrid evaluate {folder}")
+    if me is None or me[0] == 0:
+        done = "trained" if is_trained(folder, experiment) else "stopped early"
+        print(f"{done}: {folder}\nnext: hybrid evaluate {folder}")
+    return 0
 
 
-def _evaluate(options: Any) -> None:
+def _started(options: Any) -> int | None:
+    """Start the command as `--devices` processes and wait for them; None where this process is to do it."""
+    from hybrid.launch import launch
+    from hybrid.shard import rank_and_world
+
+    if options.devices < 1:
+        raise ValueError(f"--devices {options.devices}: must be 1 or more")
+    return launch(options.devices, options.arguments) if options.devices > 1 and rank_and_world() is None else None
+
+
+def _evaluate(options: Any) -> int | None:
     from hybrid import report
     from hybrid.build import plain
-    from hybrid.evaluate import evaluate
+    from hybrid.evaluate import evaluate, ways
     from hybrid.experiment import is_run, load_reasoner
+    from hybrid.shard import joined
 
     if not is_run(options.run):
         raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
@@ -169,16 +195,23 @@ def _evaluate(options: Any) -> None:
     experiment = _read(options, extra)
     reasoner, trained = load_reasoner(options.run, experiment)
     examples = experiment.examples(experiment.evaluate.split)
-    frontier = evaluate(
-        reasoner, experiment.task, examples, experiment.evaluate, name=experiment.title, seed=experiment.seed,
-        training_positions=float(trained["positions"]), progress=not options.no_progress,
-    )  # fmt: skip
+    ways(reasoner, experiment.evaluate)  # refuses what makes no sense before any process is started
+    if (status := _started(options)) is not None:
+        return status
+    with joined(experiment.train.timeout) as shard:
+        frontier = evaluate(
+            reasoner, experiment.task, examples, experiment.evaluate, name=experiment.title, seed=experiment.seed,
+            training_positions=float(trained["positions"]), progress=not options.no_progress, shard=shard,
+        )  # fmt: skip
+    if shard.rank > 0:
+        return 0
     config = plain(experiment)
     frontier = dataclasses.replace(frontier, model=config["model"], extra={"config": config})
     out = Path(options.out or options.run)
     files = report.write(frontier, out)
     print(report.table(frontier))
     print("written: " + ", ".join(str(f) for f in files))
+    return 0
 
 
 def _prompts(options: Any) -> list[str]:
@@ -196,12 +229,14 @@ def _prompts(options: Any) -> list[str]:
     return [p.strip("\n") for p in parts if p.strip()]
 
 
-def _sample(options: Any) -> None:
+def _sample(options: Any) -> int | None:
     from hybrid.build import build
     from hybrid.diffusion.budget import Budget
     from hybrid.diffusion.policy import Policy
     from hybrid.drafters.diffusion import Diffusion
     from hybrid.experiment import is_run, load_reasoner
+    from hybrid.sample import answers, as_json, as_text, whole
+    from hybrid.shard import joined
 
     if not is_run(options.run):
         raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
@@ -224,19 +259,20 @@ def _sample(options: Any) -> None:
             method = reasoner.config.method
             raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{method}`")
         drafter = dataclasses.replace(drafter, **changes)
-    results = reasoner.reason(prompts, budget, drafter=drafter, seed=options.seed)
-    for prompt, result in zip(prompts, results, strict=True):
-        if options.json:
-            print(json.dumps({"prompt": prompt, **dataclasses.asdict(result)}, ensure_ascii=False))
-            continue
-        spent = result.spent
-        print(f"prompt  {prompt}\nsketch  {result.sketch or '(none)'}\nanswer  {result.answer}")
-        print(
-            f"spent   {spent['denoiser_forwards']:.0f} denoiser + {spent['decoder_forwards']:.0f} decoder forwards, "
-            f"{spent['positions']:.0f} positions, {spent['sketch_tokens']:.0f} sketch + "
-            f"{spent['answer_tokens']:.0f} answer tokens, {spent['seconds'] * 1e3:.1f} ms"
-            f"{'' if result.complete else '  (incomplete)'}\n"
-        )
+    if options.devices > 1 and options.file in (None, "-") and not options.prompt:
+        raise ValueError("--devices shares the prompts of a --file, which standard input is not")
+    if (status := _started(options)) is not None:
+        return status
+    line = as_json if options.json else as_text
+    with joined(experiment.train.timeout) as shard:
+        found = answers(
+            reasoner, prompts, budget, drafter, seed=options.seed, batch=options.batch, shard=shard,
+            progress=options.out is not None and sys.stderr.isatty(),
+        )  # fmt: skip
+        with whole(Path(options.out)) if options.out and shard.rank == 0 else nullcontext(sys.stdout) as file:
+            for prompt, result in found:
+                print(line(prompt, result), file=file)
+    return 0
 
 
 def _show(options: Any) -> None:

@@ -204,11 +204,13 @@ class Reasoner(nn.Module):
         gold: Int[Tensor, "b l"] | None = None,
         other: Int[Tensor, "b l"] | None = None,
         watch: Callable[[State], None] | None = None,
+        agree: Callable[[bool], bool] = bool,
     ) -> list[Reasoned]:
         """Draft a sketch within the budget, then answer. One result per prompt, in order.
 
         drafter: instead of the model's own: another policy or temperature, or a control (which may need `gold`
         or `other` sketches). seed: draws are a function of it and of each prompt. watch: sees every state.
+        agree: whether all ranks are done when this one is, where their networks share weights.
 
         Raises:
             ValueError: an empty batch or prompt, unknown characters, a budget the policy cannot use.
@@ -221,7 +223,7 @@ class Reasoner(nn.Module):
         prompts = prompts.to(self.device)
         spent = Spent.nothing(len(prompts))
         drafter = NoSketch() if budget.is_nothing else drafter or self.config.drafter
-        request = Request(prompts, self.config.canvas, self.special, gold, other)
+        request = Request(prompts, self.config.canvas, self.special, gold, other, agree)
         noise = Noise(seed, prompts.keys)
         drafted = finish(drafter.draft(self.networks.drafter, request, budget, noise, spent), watch)
 
@@ -234,6 +236,7 @@ class Reasoner(nn.Module):
             banned=self.special.never_written,
             spent=spent,
             part="decoder",
+            agree=agree,
         )
         holes = (drafted.sketch == self.special.mask).any(-1)
         spent.sketch_tokens += (

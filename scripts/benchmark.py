@@ -127,7 +127,7 @@ class Training:
         )
         self.module = self._module()
         stream = iter(Stream(self.examples, self.tokenizer, setting.canvas, setting.train_batch, seed=0))
-        self.batches = [next(stream) for _ in range(self.steps)]
+        self.batches = [next(stream).batch for _ in range(self.steps)]
         self.positions = self.module.reasoner.losses(self.batches[0]).positions
 
     def _module(self) -> HybridReasoner:

@@ -26,14 +26,15 @@ FLOORS = [
     floor.split()
     for floor in """
         cli
+        sweep
         train describe hub
         experiment
-        evaluate report
+        evaluate sample report
         reasoner report_page report_plot
         drafters report_series
         feed bridge frontier config
         diffusion nets tasks metrics build report_style report_script train.settings
-        records kinds
+        records kinds shard launch
     """.strip().splitlines()
 ]
 HEIGHT = {unit: -i for i, floor in enumerate(FLOORS) for unit in floor}
@@ -41,6 +42,7 @@ PLACE_OF = {
     "omegaconf": "config",
     "yaml": "config",
     "pytorch_lightning": "train",
+    "submitit": "sweep",
     "diffusers": "hub",
     "matplotlib": "report_plot",
     "transformers": "nets",

@@ -189,6 +189,7 @@ class Diffusion(Drafter):
             mask_id=special.mask,
             temperature=self.temperature,
             close=_ending(special).close,
+            agree=request.agree,
         ):
             yield state
         assert state is not None  # draft yields its first state before any step

@@ -18,13 +18,17 @@ from hybrid.records import Batch, Prompts, Special, Spent
 
 @dataclass(frozen=True)
 class Request:
-    """What a drafter is asked: prompts and canvas length. Controls also read the gold sketch, or another's."""
+    """What a drafter is asked: prompts and canvas length. Controls also read the gold sketch, or another's.
+
+    agree: whether all ranks are done when this one is; whoever stops early asks first.
+    """
 
     prompts: Prompts
     canvas: int
     special: Special
     gold: Int[Tensor, "b l"] | None = None
     other: Int[Tensor, "b l"] | None = None
+    agree: Callable[[bool], bool] = bool
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Autoregressive decoding over a memory, in batches with ragged prompts, counted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,10 +37,12 @@ def write(
     banned: tuple[int, ...],
     spent: Spent,
     part: str,
+    agree: Callable[[bool], bool] = bool,
 ) -> Written:
     """Greedy decoding of at most `max_tokens` tokens after `prefix`, which ends in a kept token in every row.
 
     The memory given is used up. A row that has written its end token is charged nothing more.
+    agree: whether all ranks are done when this one is; until then it writes pads.
     """
     rows = prefix[-1].tokens.shape[0]
     alive = torch.ones(rows, dtype=torch.bool, device=prefix[-1].tokens.device)
@@ -58,7 +60,7 @@ def write(
         keeps.append(alive)
         confidences.append(logits.softmax(-1).gather(-1, token[:, None])[:, 0])
         alive = alive & (token != end_id)
-        if not alive.any():
+        if agree(not alive.any()):
             break
         segments = [Segment("next", token[:, None], alive[:, None], memory.next_position[:, None], is_causal=True)]
     assert memory is not None  # max_tokens >= 1

@@ -68,7 +68,16 @@ class Network(nn.Module):
         self.model = model
 
     def forward(self, segments: Sequence[Segment], memory: Memory | None = None) -> dict[str, Float[Tensor, "b n d"]]:
-        """Hidden states of each segment, by name. A memory given is seen by all, and grows unless read-only."""
+        """Hidden states of each segment, by name. A memory given is seen by all, and grows unless read-only.
+
+        A call without rows runs a blank one, and gives no rows back: ranks that share weights make the same calls.
+        """
+        if len(segments[0].tokens) == 0:
+            row = (1, sum(s.tokens.shape[1] for s in segments))
+            nothing = torch.zeros(row, dtype=torch.long, device=segments[0].tokens.device)
+            blank = Segment("", nothing, nothing == 0, nothing, is_causal=True)
+            hidden = self.forward([blank])[""][:0].split([s.tokens.shape[1] for s in segments], dim=1)
+            return {s.name: part for s, part in zip(segments, hidden, strict=True)}
         tokens = torch.cat([s.tokens for s in segments], dim=1)
         device = tokens.device
         self._fit_to(device)
