@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("HYBRID_TRACEBACK"):
             raise
-        print(f"hybrid: {_one_line(error)}", file=sys.stderr)
+        if line := _one_line(error):  # none: another rank says it
+            print(f"hybrid: {line}", file=sys.stderr)
         return 2
 
 
@@ -122,13 +123,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _split_overrides(options: Any) -> list[str]:
-    for text in options.overrides:
-        if "=" not in text:
-            raise ValueError(f"override {text!r}: expected key=value")
-    return list(options.overrides)
-
-
 def _folder(experiment: Any, config: str) -> Path:
     if experiment.run:
         return Path(experiment.run)
@@ -145,7 +139,7 @@ def _read(options: Any, extra: Sequence[str] = ()) -> Any:
 
     path = getattr(options, "config", None) or options.run
     add_fork_path(path)
-    return read_experiment(path, [*_split_overrides(options), *extra])
+    return read_experiment(path, [*options.overrides, *extra])
 
 
 def _train(options: Any) -> int | None:

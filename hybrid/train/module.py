@@ -91,7 +91,7 @@ class HybridReasoner(pl.LightningModule):
         return [*told[:, :-1].sum(0).tolist(), float(told[:, -1].max())]
 
     def _refuse(self) -> None:
-        """All ranks find the same, keep the step, and end here."""
+        """Keep the step, and end."""
         assert self._now is not None
         losses, batch, t = self._now
         mine = bad_step.culprits(losses, batch.prompts.keys), bad_step.part_of(batch, t)
@@ -104,7 +104,8 @@ class HybridReasoner(pl.LightningModule):
                 folder, state, self.seed, self.global_step, self.train_settings.precision, list(parts)
             )
         self.trainer.strategy.barrier()
-        raise ValueError(bad_step.sentence(self.global_step, list(found), path))
+        # All ranks end here, and one says why.
+        raise ValueError(bad_step.sentence(self.global_step, list(found), path) if self.trainer.is_global_zero else "")
 
     def on_train_batch_end(self, outputs: Any, batch: Part, batch_idx: int) -> None:
         limit = self.train_settings.positions

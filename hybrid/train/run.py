@@ -58,7 +58,7 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
         )
         if experiment.train.activation_checkpointing:
             for network in networks(module.reasoner):
-                network.model.gradient_checkpointing_enable({"use_reentrant": False})
+                network.model.activation_checkpointing_enable({"use_reentrant": False})
         data = Examples(
             experiment.examples("train"), experiment.examples("valid"), tokenizer, experiment.model.canvas,
             experiment.train, experiment.seed,
@@ -106,7 +106,8 @@ def _prepared(experiment: Experiment, folder: Path, rank: int) -> tuple[Tokenize
 
 def _trainer(experiment: Experiment, folder: Path, module: HybridReasoner, saver: Saver, progress: bool) -> pl.Trainer:
     settings = experiment.train
-    average = [EMAWeightAveraging(decay=settings.ema)] if settings.ema else []
+    # Buffers are copied: an average of rotary frequencies with themselves is off by their rounding.
+    average = [EMAWeightAveraging(decay=settings.ema, use_buffers=False)] if settings.ema else []
     curve = Curve(folder / METRICS, settings.log_every)
     # In this order a checkpoint holds the step's average of weights, and its weights file that average; and the
     # step's row of the curve is on file before it.
@@ -203,9 +204,13 @@ def keep_memory() -> None:
 
 def _quiet() -> None:
     """Leave the terminal to progress and results; the trainer's notices are not about our users' doing."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message in (
         "does not have many workers", "IterableDataset", "isinstance.treespec", "Checkpoint directory", "LeafSpec",
         "Starting from v1.9.0", "lr_scheduler.step", "transfer_batch_to_device",
+        "sync_dist=True",  # figures are summed over ranks before they are logged
+        "returned a view tensor",  # nothing of ours writes to hidden states in place
+        "num_workers",
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message=f".*{message}.*")
