@@ -1,4 +1,4 @@
-"""The command line: hybrid train | evaluate | sample | show | report."""
+"""The command line: hybrid train | evaluate | sample | show | sweep | report."""
 
 import argparse
 import dataclasses
@@ -16,6 +16,7 @@ examples:
   hybrid evaluate runs/hybrid --steps 0,1,2,4,8 --policies confidence,threshold --controls gold,shuffled
   hybrid sample runs/hybrid --prompt "3142" --steps 8
   hybrid show configs/quickstart/hybrid.yaml                  resolved config, sizes, other kinds
+  hybrid sweep configs/quickstart/hybrid.yaml seed=0,1,2 model.pairing=shared,separate --jobs 2
   hybrid report runs/hybrid runs/direct --out runs/frontier   one frontier of several runs
 """
 
@@ -117,6 +118,15 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("config", help="YAML file, or a run folder")
     show.add_argument("overrides", **overrides)
 
+    sweep = command("sweep", _sweep, "Train and evaluate every combination of key=a,b,c; the same command goes on.")
+    sweep.add_argument("config", help="YAML file")
+    sweep.add_argument("overrides", nargs="+", metavar="key=a,b,c", help="a setting and its values, or its one value")
+    sweep.add_argument("--out", help="folder for runs and the merged frontier; default: runs/sweep-CONFIG")
+    sweep.add_argument("--jobs", type=int, default=1, help="points at a time")
+    sweep.add_argument(
+        "--slurm", metavar="KEY=VALUE,...", help="under Slurm, such as slurm_partition=gpu,gpus_per_node=8"
+    )
+
     report = command("report", _report, "Merge the frontiers of runs of one task into one table, plot and page.")
     report.add_argument("runs", nargs="+", help="run folders, or frontier.json files")
     report.add_argument("--out", required=True, help="folder for frontier.json, .csv, .png and .html")
@@ -208,28 +218,10 @@ def _evaluate(options: Any) -> int | None:
     return 0
 
 
-def _prompts(options: Any) -> list[str]:
-    if options.prompt and options.file:
-        raise ValueError("give --prompt or --file, not both")
-    if options.prompt:
-        return [p.replace("\\n", "\n") for p in options.prompt]
-    if options.file in (None, "-"):
-        if sys.stdin.isatty():
-            print("prompts, one a line; end with Ctrl-D", file=sys.stderr)
-        text = sys.stdin.read()
-    else:
-        text = Path(options.file).read_text(encoding="utf-8")
-    parts = text.replace("\r\n", "\n").split("\n\n" if options.paragraphs else "\n")
-    return [p.strip("\n") for p in parts if p.strip()]
-
-
 def _sample(options: Any) -> int | None:
-    from hybrid.build import build
     from hybrid.diffusion.budget import Budget
-    from hybrid.diffusion.policy import Policy
-    from hybrid.drafters.diffusion import Diffusion
     from hybrid.experiment import is_run, load_reasoner
-    from hybrid.sample import answers, as_json, as_text, whole
+    from hybrid.sample import answers, as_json, as_text, chosen, read_prompts, whole
     from hybrid.shard import joined
 
     if not is_run(options.run):
@@ -237,22 +229,9 @@ def _sample(options: Any) -> int | None:
     options.overrides = []
     experiment = _read(options)
     budget = Budget(options.steps)
-    prompts = _prompts(options)
+    prompts = read_prompts(options.prompt, options.file, options.paragraphs)
     reasoner, _ = load_reasoner(options.run, experiment)
-    drafter = reasoner.config.drafter
-    changes: dict[str, Any] = {}
-    if options.policy or options.threshold is not None:
-        section: dict[str, Any] = {"kind": options.policy or "threshold"}
-        if options.threshold is not None:
-            section["threshold"] = options.threshold
-        changes["policy"] = build(Policy, section, "policy")
-    if options.temperature is not None:
-        changes["temperature"] = options.temperature
-    if changes:
-        if not isinstance(drafter, Diffusion):
-            method = reasoner.config.method
-            raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{method}`")
-        drafter = dataclasses.replace(drafter, **changes)
+    drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature)
     if options.devices > 1 and options.file in (None, "-") and not options.prompt:
         raise ValueError("--devices shares the prompts of a --file, which standard input is not")
     if (status := _started(options)) is not None:
@@ -278,6 +257,21 @@ def _show(options: Any) -> None:
     print(dump(plain(experiment)))
     print(parameters_table(experiment))
     print(kinds_table())
+
+
+def _sweep(options: Any) -> None:
+    from hybrid import report
+    from hybrid.config import add_fork_path
+    from hybrid.sweep import parameters, points, sweep
+
+    add_fork_path(options.config)
+    out = Path(options.out or Path("runs") / f"sweep-{Path(options.config).stem}")
+    slurm = None if options.slurm is None else parameters(options.slurm)
+    listed = points(options.config, options.overrides, out)
+    merged = sweep(listed, out, jobs=options.jobs, slurm=slurm, say=lambda line: print(line, flush=True))
+    files = report.write(merged, out)
+    print(report.table(merged))
+    print("written: " + ", ".join(str(f) for f in files))
 
 
 def _report(options: Any) -> None:

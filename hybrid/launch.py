@@ -46,7 +46,7 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             # A group of their own: Ctrl-C reaches them once, through us.
             child = subprocess.Popen(
-                command, env=os.environ | common | own, start_new_session=True, preexec_fn=_die_with_parent
+                command, env=os.environ | common | own, start_new_session=True, preexec_fn=die_with_parent
             )
             children.append(child)
         return _watch(children, asked)
@@ -88,7 +88,8 @@ def _status(state: int) -> int:
     return 128 - state if state < 0 else state
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For a process to be: end as soon as whoever starts it does (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
 

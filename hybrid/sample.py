@@ -3,16 +3,20 @@
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from hybrid.build import build
 from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.policy import Policy
 from hybrid.drafters import Drafter
-from hybrid.reasoner import Reasoner
+from hybrid.drafters.diffusion import Diffusion
+from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Reasoned
 from hybrid.shard import ALONE, Shard, batches
 from hybrid.tasks.collate import prompts as collate
@@ -49,6 +53,39 @@ def answers(
                 begin = parts[first].start
                 yield from zip(prompts[begin : begin + len(found)], found, strict=True)
                 bar.update(len(found))
+
+
+def chosen(model: Model, policy: str | None, threshold: float | None, temperature: float | None) -> Drafter:
+    """The model's drafter with what the command line says instead.
+
+    Raises:
+        ValueError: an unknown policy, a value it refuses, or a drafter that has none of these.
+    """
+    changes: dict[str, Any] = {}
+    if policy or threshold is not None:
+        section = {"kind": policy or "threshold"} | ({} if threshold is None else {"threshold": threshold})
+        changes["policy"] = build(Policy, section, "policy")
+    if temperature is not None:
+        changes["temperature"] = temperature
+    if changes and not isinstance(model.drafter, Diffusion):
+        raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{model.method}`")
+    return dataclasses.replace(model.drafter, **changes)
+
+
+def read_prompts(given: Sequence[str] | None, file: str | None, paragraphs: bool) -> list[str]:
+    """Prompts of the command line, or of a file or standard input: one a line, or one a paragraph."""
+    if given and file:
+        raise ValueError("give --prompt or --file, not both")
+    if given:
+        return [p.replace("\\n", "\n") for p in given]
+    if file in (None, "-"):
+        if sys.stdin.isatty():
+            print("prompts, one a line; end with Ctrl-D", file=sys.stderr)
+        text = sys.stdin.read()
+    else:
+        text = Path(str(file)).read_text(encoding="utf-8")
+    parts = text.replace("\r\n", "\n").split("\n\n" if paragraphs else "\n")
+    return [p.strip("\n") for p in parts if p.strip()]
 
 
 def as_json(prompt: str, result: Reasoned) -> str:

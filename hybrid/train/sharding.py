@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 
@@ -44,8 +44,12 @@ def strategy(train: Train) -> Any:
 
 
 def plugins() -> list[Any]:
-    """Under Slurm, its environment without the trainer's own requeueing: ours resumes from the run folder."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    """Who started us: ourselves or torchrun, also inside a Slurm job; or srun, without the trainer's own requeueing,
+    since ours resumes from the run folder.
+    """
+    if "RANK" in os.environ:
+        return [TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()]
+    return [SLURMEnvironment(auto_requeue=False)] if rank_and_world() is not None else [LightningEnvironment()]
 
 
 def check_ranks(train: Train) -> None:
