@@ -9,15 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import command, run_ranks
-from test_cli import refused, rows, write_config, write_rows
+from test_cli import rows, write_config
 from test_interrupt import assert_same, at_step, state_of
 
 from hybrid.cli import main
-from hybrid.evaluate import validation_totals
-from hybrid.experiment import load_reasoner, read_experiment
-from hybrid.shard import Shard, batches, rank_and_world
-from hybrid.tasks import Character
-from hybrid.train.data import Stream
+from hybrid.experiment import read_experiment
 from hybrid.train.module import HybridReasoner
 from hybrid.train.run import train
 
@@ -224,91 +220,3 @@ def test_the_launcher_ends_all_ranks_and_names_the_one_that_died(two, fate):
     else:
         assert process.returncode == 143 and err.count("stopped at step") == 1, err
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-
-
-def test_a_step_holds_the_same_rows_however_it_is_split():
-    """And its parts know how many tokens the rank's share of the step supervises."""
-    experiment_rows = [r for r in write_examples(30)]
-    tokenizer = Character().train(["0123456789+=\n"])
-
-    def step(number, world, parts):
-        streams = [Stream(experiment_rows, tokenizer, 6, 8 // (world * parts), seed=3, rank=r, world=world, parts=parts)
-                   for r in range(world)]  # fmt: skip
-        return [stream.step(number) for stream in streams]
-
-    for number in (0, 2, 7):  # the last one runs over an epoch's end
-        (whole,), *_ = step(number, 1, 1)
-        for world, parts in ((1, 2), (2, 1), (2, 2), (4, 2)):
-            dealt = step(number, world, parts)
-            keys = [dealt[rank][part].batch.prompts.keys for part in range(parts) for rank in range(world)]
-            assert torch.equal(torch.cat(keys), whole.batch.prompts.keys)
-            told = torch.tensor([dealt[rank][0].supervised for rank in range(world)]).sum(0)
-            assert tuple(told.tolist()) == whole.supervised
-            assert all(part.supervised == share[0].supervised for share in dealt for part in share)
-
-
-def write_examples(count):
-    from hybrid.tasks.task import example
-
-    return [example(row["prompt"], row["sketch"], row["answer"]) for row in rows(count)]
-
-
-def test_the_tokens_of_a_step_are_what_drafter_and_decoder_supervise(home):
-    experiment = read_experiment(home / "1x1")
-    reasoner, _ = load_reasoner(home / "1x1", experiment)
-    part = Stream(write_examples(30), reasoner.tokenizer, 6, 8, seed=0).step(0)[0]
-    losses = reasoner.losses(part.batch)
-    assert part.supervised == (int(losses.sketch_count.sum()), int(losses.answer_count.sum()))
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("count", [1, 2, 5, 12])
-def test_every_item_has_one_owner_and_every_rank_as_many_rounds(world, count):
-    shards = [Shard(rank, world) for rank in range(world)]
-    dealt = [item for shard in shards for item in shard.deal(range(count))]
-    assert sorted(dealt) == list(range(count))
-    rounds = [shard.rounds(count) for shard in shards]
-    assert len({len(places) for places in rounds}) == 1
-    assert {place for places in rounds for place in places} == set(range(count))
-    assert [i for part in batches(count, 5) for i in part] == list(range(count))
-
-
-def test_a_rank_goes_on_with_blank_rows_until_all_are_done(home):
-    """Validation figures of a rank that waits for another equal those of one that does not."""
-    experiment = read_experiment(home / "1x1")
-    reasoner, _ = load_reasoner(home / "1x1", experiment)
-    examples, calls = experiment.examples("valid")[:5], [0]
-
-    def agree(is_done):
-        """Another rank takes three more steps whenever this one is done."""
-        calls[0] = calls[0] + 1 if is_done else 0
-        return is_done and calls[0] > 3
-
-    alone = validation_totals(reasoner, experiment.task, examples)
-    assert validation_totals(reasoner, experiment.task, examples, agree) == alone
-
-
-def test_who_we_are_is_read_from_torchrun_or_slurm():
-    assert rank_and_world({}) is None
-    assert rank_and_world({"RANK": "3", "WORLD_SIZE": "8"}) == (3, 8)
-    slurm = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}
-    assert rank_and_world(slurm) == (1, 4)
-    assert rank_and_world(slurm | {"SLURM_JOB_NAME": "bash"}) is None
-    assert rank_and_world({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
-
-
-def test_ranks_that_cannot_be_are_refused(capsys, home, monkeypatch, tmp_path):
-    line = ["train", home / "config.yaml", f"run={tmp_path / 'no'}", *COMMON]
-    assert "batch_size=8 must divide" in refused(capsys, *line, "train.devices=3")
-    assert "strategy=fsdp2 keeps no average" in refused(capsys, *line, "train.strategy=fsdp2", "train.ema=0.9")
-    assert "at most" in refused(capsys, *line, "train.devices=4096", "train.batch_size=4096")
-    assert "torchrun or srun" in refused(capsys, *line, "train.num_nodes=2")
-    if not torch.cuda.is_available():
-        assert "this machine has 0 GPUs" in refused(capsys, *line, "train.devices=2", "train.accelerator=gpu")
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert "started as 4 processes" in refused(capsys, *line, "train.devices=2")
-    assert not (tmp_path / "no" / "checkpoints").exists()
-    monkeypatch.undo()
-    err = refused(capsys, "sample", home / "1x1", "--file", write_rows(tmp_path / "p", []), "--batch", "0")
-    assert "--batch 0" in err
