@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from hybrid.build import ConfigError
 from hybrid.experiment import save_weights
+from hybrid.shard import rank_and_world
 
 NEWEST, BEFORE = "last.ckpt", "before.ckpt"
 
@@ -82,7 +83,7 @@ def newest(folder: Path) -> Path | None:
     for path in found:
         why = damage(path)
         if why is None:
-            if complaints:
+            if complaints and (rank_and_world() or (0, 1))[0] == 0:
                 print(f"hybrid: warning: {complaints[0]}; going on from the one before, {path}", file=sys.stderr)
             return path
         complaints.append(f"{path} is damaged or no checkpoint of ours ({why})")
