@@ -56,11 +56,11 @@ TESTS = {
     "hybrid/shard.py": ("test_training",),
     "hybrid/train/data.py": ("test_training", "test_interrupt"),
     "hybrid/train/optimiser.py": ("test_training",),
-    "hybrid/train/module.py": ("test_interrupt",),
+    "hybrid/train/module.py": ("test_training", "test_interrupt"),
     "hybrid/train/checkpoints.py": ("test_interrupt",),
     "hybrid/train/curve.py": ("test_interrupt",),
     "hybrid/train/interrupt.py": ("test_interrupt",),
-    "hybrid/train/run.py": ("test_interrupt",),
+    "hybrid/train/run.py": ("test_training",),
 }
 # Imported once, before the copies fork off.
 LIBRARIES = [

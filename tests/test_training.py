@@ -1,5 +1,7 @@
 """How training deals its work: rows to ranks and parts, batches in validation, rounds in which all take part."""
 
+import csv
+
 import pytest
 import torch
 from test_cli import refused, rows, write_config, write_rows
@@ -162,3 +164,35 @@ def test_the_learning_rate_rises_then_falls_and_embeddings_are_spared(home):
     assert all(p.ndim >= 2 and p is not embedding for p in decayed["params"])
     assert any(p is embedding for p in spared["params"])
     assert len(decayed["params"]) + len(spared["params"]) == len(list(reasoner.parameters()))
+
+
+def test_a_step_in_parts_is_the_step_as_a_whole(home, tmp_path):
+    """One mean over all tokens of the step, whatever its parts hold: losses, gradient and what follows from them."""
+    found = []
+    for parts in (1, 2, 4):
+        run = tmp_path / str(parts)
+        line = ["train.steps=4", "train.batch_size=8", f"train.accumulate={parts}", "train.log_every=1"]
+        assert main(["train", str(home / "config.yaml"), f"run={run}", *line, "--no-progress"]) == 0
+        found.append(list(csv.DictReader((run / "logs" / "metrics.csv").open())))
+    for name in ("train/sketch", "train/answer", "train/gradient_norm"):
+        for row, *others in zip(*found, strict=True):
+            assert all(float(other[name]) == pytest.approx(float(row[name]), rel=5e-6) for other in others), name
+
+
+def test_the_average_of_weights_keeps_the_rotary_frequencies(home, tmp_path, monkeypatch):
+    """An average of a buffer with itself is off by rounding, and no checkpoint holds it: a resumed run would differ."""
+    seen = []
+
+    def totals(reasoner, *_):
+        buffers = dict(reasoner.named_buffers())
+        seen.append(buffers["networks.decoder.model.model.rotary_emb.inv_freq"].clone())
+        return {"accuracy": (0.0, 1.0)}
+
+    monkeypatch.setattr("hybrid.train.module.validation_totals", totals)
+    line = ["train.steps=6", "train.ema=0.37", "train.validate_every=2", "train.validate_examples=2"]
+    line += ["model.backbone.width=64", f"run={tmp_path / 'run'}", "--no-progress"]
+    assert main(["train", str(home / "config.yaml"), *line]) == 0
+    experiment = read_experiment(tmp_path / "run")
+    exact = dict(Reasoner(experiment.model, experiment.make_tokenizer()).named_buffers())
+    assert len(seen) == 3
+    assert all(torch.equal(one, exact["networks.decoder.model.model.rotary_emb.inv_freq"]) for one in seen)
