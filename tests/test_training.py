@@ -189,7 +189,7 @@ def test_the_average_of_weights_keeps_the_rotary_frequencies(home, tmp_path, mon
         return {"accuracy": (0.0, 1.0)}
 
     monkeypatch.setattr("hybrid.train.module.validation_totals", totals)
-    line = ["train.steps=6", "train.ema=0.37", "train.validate_every=2", "train.validate_examples=2"]
+    line = ["train.steps=6", "train.ema=0.9", "train.validate_every=2", "train.validate_examples=2"]
     line += ["model.backbone.width=64", f"run={tmp_path / 'run'}", "--no-progress"]
     assert main(["train", str(home / "config.yaml"), *line]) == 0
     experiment = read_experiment(tmp_path / "run")

@@ -86,6 +86,7 @@ def locked(folder: Path) -> Iterator[None]:
         ConfigError: another process holds it, or the folder cannot be written.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise ConfigError(f"run={folder}: this folder cannot be written ({error.strerror}); name another") from None
