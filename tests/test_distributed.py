@@ -4,6 +4,9 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -162,10 +165,10 @@ def test_what_happens_to_one_rank_ends_all_at_the_same_step(two):
     assert named in keys[1] and named not in keys[0]
 
 
-def lonely(rank, arguments):
-    """Rank 1 is killed in the middle of a step; rank 0 is left."""
+def lonely(rank, arguments, number=signal.SIGKILL):
+    """Rank 1 is killed, or stands still, in the middle of a step; rank 0 is left."""
     patch = pytest.MonkeyPatch()
-    at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else None)
+    at_step(patch, 3, lambda: os.kill(os.getpid(), number) if rank == 1 else None)
     return main(arguments)
 
 
@@ -176,6 +179,16 @@ def test_a_rank_that_dies_leaves_no_other_waiting(two):
     (line,) = [line for line in errors[0].splitlines() if line.startswith("hybrid: ")]
     assert "rank 0 lost another rank" in line and "train.timeout=20" in line
     assert torch.load(two / "dead" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_is_waited_for_as_long_as_the_time_out(two):
+    arguments = ["train", str(two / "config.yaml"), f"run={two / 'still'}", *COMMON, *split(2), "train.timeout=5"]
+    began = time.monotonic()
+    codes, errors = run_ranks(2, lonely, arguments, signal.SIGSTOP, folder=two, timeout=40)
+    assert codes == [2, -signal.SIGKILL] and time.monotonic() - began > 40  # the one that stands still is killed here
+    (line,) = [line for line in errors[0].splitlines() if line.startswith("hybrid: ")]
+    assert "waited for it longer than train.timeout=5 s" in line
 
 
 @pytest.mark.slow
@@ -195,10 +208,6 @@ def test_the_launcher_ends_all_ranks_and_names_the_one_that_died(two, fate):
     """The command line starts two ranks itself. SIGKILL to one of them ends the command with a line that names it;
     SIGTERM to the command saves, and ends it with status 143.
     """
-    import subprocess
-    import sys
-    import time
-
     run = two / f"launched-{fate.split()[0]}"
     line = ["train", two / "config.yaml", f"run={run}", *COMMON, *split(2), "train.steps=100000"]
     process = subprocess.Popen(

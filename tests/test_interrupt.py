@@ -290,3 +290,19 @@ def test_a_second_ctrl_c_does_not_wait(capsys, unbroken, tmp_path, monkeypatch):
 def test_a_file_that_lacks_what_a_run_needs_is_no_checkpoint(tmp_path):
     AtomicCheckpoints().save_checkpoint({"state_dict": {}, "global_step": 1}, tmp_path / "last.ckpt")
     assert damage(tmp_path / "last.ckpt") == "it lacks optimizer_states"
+
+
+def test_checkpoints_fall_between_steps_only(unbroken, tmp_path, monkeypatch):
+    """Never inside a step of several parts, nor before the first one; and once per step, the last one included."""
+    config, _ = unbroken
+    saved = []
+    inner = AtomicCheckpoints.save_checkpoint
+
+    def save(self, checkpoint, path, *rest):
+        parts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
+        saved.append((checkpoint["global_step"], parts))
+        inner(self, checkpoint, path, *rest)
+
+    monkeypatch.setattr(AtomicCheckpoints, "save_checkpoint", save)
+    assert main(arguments(config, tmp_path / "run", *LONG, "train.validate_every=0")) == 0
+    assert saved == [(step, 2 * step) for step in (2, 4, 6, 8, 9)]

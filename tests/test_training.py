@@ -5,6 +5,7 @@ import csv
 import pytest
 import torch
 from test_cli import refused, rows, write_config, write_rows
+from torch.utils.data import DataLoader
 
 from hybrid.cli import main
 from hybrid.evaluate import validation_totals
@@ -57,6 +58,16 @@ def test_the_tokens_of_a_step_are_what_drafter_and_decoder_supervise(home):
     part = Stream(some_examples(30), reasoner.tokenizer, 6, 8, seed=0).step(0)[0]
     losses = reasoner.losses(part.batch)
     assert part.supervised == (int(losses.sketch_count.sum()), int(losses.answer_count.sum()))
+
+
+@pytest.mark.parametrize(("workers", "parts"), [(2, 1), (1, 2)])
+def test_workers_make_the_same_batches_in_the_same_order(workers, parts):
+    tokenizer = Character().train(["0123456789+=\n"])
+    stream = Stream(some_examples(30), tokenizer, 6, 2, seed=3, start=4, parts=parts)
+    found = DataLoader(stream, batch_size=None, num_workers=workers)
+    for ours, theirs, _ in zip(stream, found, range(7), strict=False):
+        assert torch.equal(ours.batch.prompts.keys, theirs.batch.prompts.keys)
+        assert (ours.at, ours.supervised) == (theirs.at, theirs.supervised)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])

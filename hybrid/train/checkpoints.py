@@ -115,10 +115,10 @@ class Saver(Checkpoint):
 
     def __init__(self, folder: Path, every: int, validate_every: int) -> None:
         self.path, self.every, self.validate_every = folder / NEWEST, every, validate_every
-        self.saved = -1
+        self.saved = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.saved = trainer.global_step if trainer.ckpt_path is not None else -1
+        self.saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         step = trainer.global_step
