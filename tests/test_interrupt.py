@@ -298,10 +298,10 @@ def test_checkpoints_fall_between_steps_only(unbroken, tmp_path, monkeypatch):
     saved = []
     inner = AtomicCheckpoints.save_checkpoint
 
-    def save(self, checkpoint, path, *rest):
+    def save(self, checkpoint, path, **options):
         parts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
         saved.append((checkpoint["global_step"], parts))
-        inner(self, checkpoint, path, *rest)
+        inner(self, checkpoint, path, **options)
 
     monkeypatch.setattr(AtomicCheckpoints, "save_checkpoint", save)
     assert main(arguments(config, tmp_path / "run", *LONG, "train.validate_every=0")) == 0
