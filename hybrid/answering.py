@@ -51,11 +51,12 @@ class Answering:
         choose: Choice,
         watch: Watch | None,
         clock: Callable[[], float],
+        agree: Callable[[bool], bool] = bool,
     ) -> list[Reasoned]:
         """See `Reasoner.reason`."""
         began = clock()
         check_drafts(drafts, choose, drafter)
-        request = Request(prompts, self.model.canvas, self.tokenizer.special, gold, other)
+        request = Request(prompts, self.model.canvas, self.tokenizer.special, gold, other, agree=agree)
         plan, told = self._plan(budget, drafter, len(prompts)), budget.explicit()
         if budget.ms is not None and drafter.steps_matter and any(plan.steps):
             timing, began = self._timing(request, drafter, plan, drafts, began, clock)
@@ -151,6 +152,7 @@ class Answering:
             banned=special.never_written,
             spent=spent,
             part="decoder",
+            agree=request.agree,
         )
         holes = (drafted.sketch == special.mask).any(-1)
         read = self.model.bridge.segment(drafted.sketch, prompts.keep.sum(-1), special)

@@ -1,7 +1,7 @@
 """Evaluation: the frontier of quality against what was spent, and the figures watched while training."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from hybrid.kinds import kind_of, look_up
 from hybrid.metrics import SPENT, Tally
 from hybrid.reasoner import Reasoner
 from hybrid.records import Batch, Example, Reasoned, Spent
+from hybrid.shard import ALONE, Shard
 from hybrid.tasks import Task, collate
 
 
@@ -124,10 +125,12 @@ def evaluate(
     seed: int = 0,
     training_positions: float | None = None,
     progress: bool = True,
+    shard: Shard = ALONE,
 ) -> Frontier:
     """Answer the examples in every way, score them by the task's rules, and count what was spent.
 
     name: of the task, in the files. seed: of the draws. The first call of all is repeated untimed, to warm up.
+    shard: of several processes, each answers every so-manieth batch, and all return the frontier of the whole.
     """
     reasoner.eval()
     chosen = [examples[i] for i in range(min(len(examples), settings.examples or len(examples)))]
@@ -136,13 +139,15 @@ def evaluate(
     parameters = sum(p.numel() for p in reasoner.parameters())
     listed = ways(reasoner, settings)
     rows = []
-    with tqdm(total=len(listed) * len(chosen), unit=" examples", disable=not progress, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=len(listed) * len(chosen), unit=" examples", disable=not progress or shard.rank > 0, dynamic_ncols=True
+    ) as bar:
         answer(reasoner, listed[-1], chosen[: settings.batch], chosen, seed)
         for way in listed:
             label = (way.method, way.labels.get("policy"), way.budget.steps)
             bar.set_description(" ".join(str(part) for part in label if part is not None))
             tally = Tally()
-            for at in range(0, len(chosen), settings.batch):
+            for at in shard.deal(range(0, len(chosen), settings.batch)):
                 part = chosen[at : at + settings.batch]
                 results, batch = answer(reasoner, way, part, chosen, seed, at, choose=settings.choose)
                 scores = [task.score(e, r.sketch, r.answer) for e, r in zip(part, results, strict=True)]
@@ -159,7 +164,8 @@ def evaluate(
                     tally.add_drafts(right, answers)
                 spent = spent_of(results)
                 tally.add(scores, spent, spent.sketch_tokens, (batch.sketch != reasoner.special.pad).sum(-1))
-                bar.update(len(part))
+                bar.update(min(len(part) * shard.world, len(listed) * len(chosen) - bar.n))
+            tally = Tally.from_vector(shard.sum(tally.vector()))
             rows.append(
                 Row.counted(
                     tally, way.method, **way.labels, batch=settings.batch, parameters=parameters,
@@ -205,7 +211,9 @@ def spent_of(results: Sequence[Reasoned]) -> Spent:
 
 
 @torch.no_grad()
-def validation_totals(reasoner: Reasoner, task: Task, examples: Sequence[Example]) -> dict[str, tuple[float, float]]:
+def validation_totals(
+    reasoner: Reasoner, task: Task, examples: Sequence[Example], agree: Callable[[bool], bool] = bool
+) -> dict[str, tuple[float, float]]:
     """(total, count) of the figures watched in training, under noise that is the same at every validation.
 
     bound: nats per sketch token, the true bound on -log p(sketch | prompt). joint: of sketch and answer, gold
@@ -227,7 +235,7 @@ def validation_totals(reasoner: Reasoner, task: Task, examples: Sequence[Example
     quarter = max(model.canvas // 4, least) if model.canvas >= 4 else 0
     steps = sorted({0, quarter, model.canvas}) if model.drafter.steps_matter else [None]
     for budget in steps:
-        results = reasoner.reason(batch.prompts, Budget(budget))
+        results = reasoner.reason(batch.prompts, Budget(budget), agree=agree)
         right = sum(task.score(e, r.sketch, r.answer).answer_correct for e, r in zip(examples, results, strict=True))
         totals["accuracy" if budget is None else f"accuracy_{budget}"] = float(right), float(len(examples))
     return totals

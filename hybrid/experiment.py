@@ -1,6 +1,7 @@
 """An experiment: the whole config, and the run folder that holds what came of it."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,8 +111,13 @@ def save_weights(folder: Path, state: dict[str, torch.Tensor], trained: dict[str
             seen.add(tensor.data_ptr())
             unique[name] = tensor.detach().cpu().contiguous()
     beside = folder / f".{WEIGHTS}.new"
-    save_file(unique, beside)
-    beside.replace(folder / WEIGHTS)
+    try:
+        save_file(unique, beside)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(folder / WEIGHTS)
+    finally:
+        beside.unlink(missing_ok=True)
     write_atomically(folder / TRAINED, (json.dumps(trained, indent=1) + "\n").encode())
 
 

@@ -136,7 +136,7 @@ class Mixture(Feed):
         for name, share in self._shares().items():
             rows = ((u >= upper) & (u < upper + share)).nonzero()[:, 0]
             upper += share
-            if len(rows) and name != "gold":
+            if share and name != "gold":  # with no rows too: ranks that share weights must make the same calls
                 fed[rows] = parts[name].feed(fodder.select(rows))
         return fed
 

@@ -166,6 +166,7 @@ class Reasoner(nn.Module):
         choose: Choice = "vote",
         watch: Callable[[State], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        agree: Callable[[bool], bool] = bool,
     ) -> list[Reasoned]:
         """Draft a sketch within the budget, then answer. One result per prompt, in order.
 
@@ -173,6 +174,7 @@ class Reasoner(nn.Module):
         or `other` sketches). seed: draws are a function of it and of each prompt. drafts: sketches per prompt, all in
         one batch, each of which is answered; choose: whose answer is taken. watch: sees every state of the rows that
         draft. clock: in seconds; the first budget in milliseconds for a batch of some shape times that shape first.
+        agree: whether all ranks are done when this one is, where their networks share weights.
 
         Raises:
             ValueError: an empty batch or prompt, unknown characters, a budget the policy cannot use.
@@ -183,4 +185,5 @@ class Reasoner(nn.Module):
         return self.answering.reason(
             prompts.to(self.device), budget or Budget(), drafter or self.config.drafter,
             seed=seed, gold=gold, other=other, drafts=drafts, choose=choose, watch=watch, clock=clock,
+            agree=agree,
         )  # fmt: skip

@@ -3,6 +3,11 @@
 train_vs_bare_loop     training positions per second, LightningModule and data module over a bare loop
 train_flops_vs_gemm    model FLOP/s of forward and backward over this machine's own matrix product, same precision
 draft_time_in_network  share of the time of drafting that is spent inside the network
+two_ranks_scaling      positions per second of two ranks over twice those of one, as much work each, a thread per rank
+step_not_awaiting_data share of a training step that does not wait for its batch to be made
+checkpoint_in_steps    time to save a checkpoint, flushed to disk, in training steps
+doubling               growth of a step's time over growth of its operations, as parameters, batch or length double:
+                       the largest of the three
 peak_memory_mb         of this process, over all the measurements made
 
 Every figure is the median of several repeats; the two sides of a ratio take turns, so that a machine that is busy
@@ -12,8 +17,11 @@ meanwhile slows both. Network, shapes and formulas are fixed and printed; a goal
 import argparse
 import json
 import logging
+import multiprocessing
+import os
 import platform
 import resource
+import socket
 import string
 import sys
 import tempfile
@@ -42,10 +50,12 @@ from hybrid.records import Batch, Spent
 from hybrid.tasks import Character
 from hybrid.tasks.chain import Chain
 from hybrid.tasks.collate import prompts
+from hybrid.train.checkpoints import AtomicCheckpoints
 from hybrid.train.data import Examples, Stream
 from hybrid.train.module import HybridReasoner
 from hybrid.train.run import keep_memory
 from hybrid.train.settings import Train
+from hybrid.train.sharding import plugins, strategy
 
 FLOP_FORMULA = (
     "per position and forward: 2 per weight of every matrix (tied head included) + 4 * layers * width * row length "
@@ -111,6 +121,11 @@ class Times(Callback):
         """Seconds per step, the first two (warm-up) left out."""
         return (self.ends[-1] - self.ends[1]) / (len(self.ends) - 2)
 
+    @property
+    def median(self) -> float:
+        """The median step, the first two left out."""
+        return median(b - a for a, b in zip(self.ends[1:], self.ends[2:], strict=False))
+
 
 class Training:
     """One training step's work, in a trainer and bare: same network, batches, times, noise and optimiser."""
@@ -127,26 +142,29 @@ class Training:
         )
         self.module = self._module()
         stream = iter(Stream(self.examples, self.tokenizer, setting.canvas, setting.train_batch, seed=0))
-        self.batches = [next(stream) for _ in range(self.steps)]
+        self.batches = [next(stream).batch for _ in range(self.steps)]
         self.positions = self.module.reasoner.losses(self.batches[0]).positions
 
     def _module(self) -> HybridReasoner:
         torch.manual_seed(0)
         return HybridReasoner(Reasoner(self.model, self.tokenizer), self.task, self.train, 0)
 
-    def in_trainer(self) -> float:
-        """Seconds per step of the LightningModule under a trainer, batches made as they are needed."""
-        times = Times()
-        data = Examples(self.examples, self.examples[:1], self.tokenizer, self.setting.canvas, self.train, 0)
+    def in_trainer(self, median_of: bool = False, **changes: Any) -> float:
+        """Seconds per step of the LightningModule under a trainer, batches made as they are needed.
+
+        median_of: the median step instead of the mean. changes: to the settings of training, such as devices.
+        """
+        times, train = Times(), replace(self.train, **changes)
+        data = Examples(self.examples, self.examples[:1], self.tokenizer, self.setting.canvas, train, 0)
         with tempfile.TemporaryDirectory() as folder:
             trainer = pl.Trainer(
                 max_steps=self.steps, max_epochs=-1, precision=self.train.precision, callbacks=[times],
                 limit_val_batches=0, num_sanity_val_steps=0, logger=CSVLogger(folder), default_root_dir=folder,
                 log_every_n_steps=self.train.log_every, enable_checkpointing=False, enable_progress_bar=False,
-                enable_model_summary=False,
+                enable_model_summary=False, devices=train.devices, strategy=strategy(train), plugins=plugins(),
             )  # fmt: skip
             trainer.fit(self._module(), data)
-        return times.step
+        return times.median if median_of else times.step
 
     def losses(self, batch: Batch, step: int) -> torch.Tensor:
         """The training loss, forward only, in the precision of training."""
@@ -271,12 +289,113 @@ def draft_time_in_network(setting: Setting) -> Figure:
     )  # fmt: skip
 
 
+def two_ranks_scaling(setting: Setting) -> Figure:
+    """Each rank trains on `train_batch` examples a step: linear scaling is a step that takes as long."""
+    turns = []
+    for _ in range(min(3, setting.repeats)):
+        turns.append([in_ranks(setting, world) for world in (1, 2)])
+    one, two = (median(side) for side in zip(*turns, strict=True))
+    ratio = median(a / b for a, b in turns)
+    cores = os.cpu_count() or 1
+    return Figure(ratio, 0.9, f"{one * 1e3:,.0f} ms a step alone, {two * 1e3:,.0f} ms as one of two, {cores} cores")
+
+
+def in_ranks(setting: Setting, world: int) -> float:
+    """Seconds per step of the slowest of `world` ranks, one thread each."""
+    context = multiprocessing.get_context("spawn")
+    found: Any = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [context.Process(target=one_rank, args=(setting, world, rank, port, found)) for rank in range(world)]
+    for rank in ranks:
+        rank.start()
+    seconds = [found.get(timeout=600) for _ in ranks]
+    for rank in ranks:
+        rank.join()
+    return max(seconds)
+
+
+def one_rank(setting: Setting, world: int, rank: int, port: int, found: Any) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ["WORLD_SIZE"] = str(world)
+    quiet()
+    keep_memory()
+    torch.set_num_threads(1)
+    setting = replace(setting, train_steps=max(setting.train_steps, 10) if setting.repeats > 1 else 1)
+    train = {"devices": world, "batch_size": setting.train_batch * world}
+    found.put(Training(setting, setting.model).in_trainer(median_of=True, **train))
+
+
+def step_not_awaiting_data(setting: Setting) -> Figure:
+    """Batches are made between steps: what making one takes is what a step waits. `train.workers` hides it."""
+    training = Training(setting, setting.model)
+    stream = iter(Stream(training.examples, training.tokenizer, setting.canvas, setting.train_batch, seed=0))
+    next(stream)
+    turns = [(timed(lambda: next(stream)), training.in_trainer()) for _ in range(setting.repeats)]
+    making, step = (median(side) * 1e3 for side in zip(*turns, strict=True))
+    share = 1 - median(a / b for a, b in turns)
+    return Figure(share, 0.98, f"{making:,.2f} ms to make a batch, {step:,.0f} ms a step")
+
+
+def checkpoint_in_steps(setting: Setting) -> Figure:
+    training = Training(setting, setting.model)
+    optimiser = training.module.configure_optimizers()["optimizer"]
+    for parameter in training.module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    state = {"state_dict": training.module.state_dict(), "optimizer_states": [optimiser.state_dict()]}
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        path = Path(folder, "last.ckpt")
+        turns = [
+            (timed(lambda: AtomicCheckpoints().save_checkpoint(state, path)), training.in_trainer())
+            for _ in range(setting.repeats)
+        ]
+        size = path.stat().st_size / 2**20
+    saving, step = (median(side) * 1e3 for side in zip(*turns, strict=True))
+    ratio = median(a / b for a, b in turns)
+    return Figure(ratio, None, f"{saving:,.0f} ms for {size:,.1f} MiB, {step:,.0f} ms a step")
+
+
+def doubling(setting: Setting) -> Figure:
+    """Parameters double with the layers, and the row with sketch and prompt."""
+    plain = replace(setting, layers=max(1, setting.layers // 2))
+    larger = {
+        "parameters": replace(plain, layers=2 * plain.layers),
+        "batch": replace(plain, train_batch=2 * plain.train_batch),
+        "length": replace(plain, canvas=2 * plain.canvas, operations=2 * plain.operations),
+    }
+    trainings = {name: Training(s, replace(s.model, feed=Gold())) for name, s in {"": plain, **larger}.items()}
+    times: dict[str, list[float]] = {name: [] for name in trainings}
+    for training in trainings.values():
+        training.forward_and_backward()
+    for _ in range(setting.repeats):
+        for name, training in trainings.items():
+            times[name].append(training.forward_and_backward())
+    flops = {name: training.flops() for name, training in trainings.items()}
+    growth = {name: (median(times[name]) / median(times[""]), flops[name] / flops[""]) for name in larger}
+    told = ", ".join(f"{name}: time x{time:.2f}, operations x{work:.2f}" for name, (time, work) in growth.items())
+    return Figure(max(time / work for time, work in growth.values()), None, told)
+
+
 def peak_memory_mb(setting: Setting) -> Figure:
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return Figure(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, None, "resident set of this process")
 
 
-MEASUREMENTS = {f.__name__: f for f in (train_vs_bare_loop, train_flops_vs_gemm, draft_time_in_network, peak_memory_mb)}
+MEASUREMENTS = {
+    f.__name__: f
+    for f in (
+        train_vs_bare_loop, train_flops_vs_gemm, draft_time_in_network, two_ranks_scaling, step_not_awaiting_data,
+        checkpoint_in_steps, doubling, peak_memory_mb,
+    )
+}  # fmt: skip
+
+
+def quiet() -> None:
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -286,8 +405,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny, once: does it run? Its figures mean nothing")
     options = parser.parse_args(arguments)
     keep_memory()
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    quiet()
     setting = QUICK if options.quick else Setting()
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"machine  {machine}" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""))

@@ -57,15 +57,23 @@ TESTS = {
     "hybrid/drafters/autoregressive.py": ("test_controls", "test_reasoner"),
     "hybrid/drafters/controls.py": ("test_controls",),
     "hybrid/bridge.py": ("test_networks", "test_reasoner"),
-    "hybrid/feed.py": ("test_feeds",),
+    "hybrid/feed.py": ("test_feeds", "test_training"),
     "hybrid/reasoner.py": ("test_reasoner",),
     "hybrid/trace.py": ("test_trace",),
     "hybrid/live.py": ("test_live",),
     "hybrid/report_html.py": ("test_report_trace", "test_report"),
+    "hybrid/shard.py": ("test_training",),
+    "hybrid/train/data.py": ("test_training", "test_interrupt"),
+    "hybrid/train/optimiser.py": ("test_training",),
+    "hybrid/train/module.py": ("test_training", "test_interrupt"),
+    "hybrid/train/checkpoints.py": ("test_interrupt",),
+    "hybrid/train/curve.py": ("test_interrupt",),
+    "hybrid/train/interrupt.py": ("test_interrupt",),
+    "hybrid/train/run.py": ("test_training",),
 }
 # Imported once, before the copies fork off.
 LIBRARIES = [
-    "torch", "pytest", "diffusers", "tokenizers", "einops", "jaxtyping",
+    "torch", "pytest", "diffusers", "tokenizers", "einops", "jaxtyping", "pytorch_lightning",
     "transformers.generation.utils", "transformers.models.qwen3.modeling_qwen3",
     "transformers.models.gpt_neox.modeling_gpt_neox",
 ]  # fmt: skip

@@ -215,6 +215,7 @@ class Bomb:
 def test_loading_a_checkpoint_executes_nothing(capsys, trained, tmp_path, content):
     folder, hole = copy_of(trained[1], tmp_path / "copy"), tmp_path / "exploded"
     checkpoint = folder / "checkpoints" / "last.ckpt"
+    (folder / "checkpoints" / "before.ckpt").unlink()
     if content == "bomb":
         torch.save({"state_dict": {}, "callbacks": Bomb(hole)}, checkpoint)
     else:

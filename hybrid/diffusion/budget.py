@@ -66,7 +66,7 @@ class Budget:
     def rows(self, rows: int, canvas: int, device: torch.device | str = "cpu") -> Int[Tensor, "b"]:
         """Steps of each of `rows` rows, as far as steps, tokens and effort say."""
         plan = Plan.of(dataclasses.replace(self, forwards=None), rows, canvas)
-        return torch.tensor(plan.steps, device=device)
+        return torch.tensor(plan.steps, dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True)

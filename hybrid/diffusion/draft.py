@@ -21,7 +21,11 @@ from hybrid.diffusion.state import Rows, State
 from hybrid.diffusion.stop import Memory, Stop
 from hybrid.diffusion.windows import Windows, check_windows
 
-__all__ = ["State", "check_policy", "check_steps", "draft", "unchanged"]
+__all__ = ["BrokenPrediction", "State", "check_policy", "check_steps", "draft", "unchanged"]
+
+
+class BrokenPrediction(ValueError):
+    """A network predicts what is no probability."""
 
 
 def unchanged(z: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
@@ -192,7 +196,7 @@ def draft(
         # denoiser waits once more, to learn how many positions it is asked about.
         stays, is_broken = torch.stack([~is_done | beyond.any(-1), proposal.confidence.isnan().any(-1)]).cpu()
         if is_broken.any():
-            raise ValueError(_broken(proposal, rows))
+            raise BrokenPrediction(_broken(proposal, rows))
         state = state.after(rows.index, shown, keep, certainty, reopened)
         yield state
 

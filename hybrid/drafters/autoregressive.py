@@ -65,6 +65,7 @@ class Autoregressive(Drafter):
             banned=special.never_written,
             spent=spent,
             part="denoiser",
+            agree=request.agree,
         )
         missing = request.canvas - written.tokens.shape[1]
         z = F.pad(written.tokens, (0, missing), value=special.pad)

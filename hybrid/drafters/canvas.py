@@ -148,6 +148,8 @@ class CanvasDenoiser(Denoiser):
     memory: Memory | None = None
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        if len(z) == 0:
+            return self._company(z)
         width, view = self.canvas.blocks.width, self.canvas.view
         block = where.int().argmax(-1) // width
         lacking = self._lacking(block, where)
@@ -178,6 +180,14 @@ class CanvasDenoiser(Denoiser):
             if min(lacking.tolist(), default=0) < most:
                 self.memory = self.memory.packed()
         return self.canvas.logits_of_block(self.network, hidden["canvas"], where, block)
+
+    def _company(self, z: Int[Tensor, "0 l"]) -> Float[Tensor, "0 k"]:
+        """Predictions for no row: no forward, but for one among ranks, whose networks make the same calls."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return torch.zeros(0, self.network.model.config.vocab_size, device=z.device)
+        at = self.start[:, None] + torch.arange(self.canvas.view, device=z.device)
+        blank = Segment("canvas", torch.zeros_like(at), at > 0, at, is_causal=False)
+        return self.network.logits(self.network([blank])["canvas"][:, 0])
 
     def _lacking(self, block: Int[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Int[Tensor, "b"]:
         """Blocks before its own that each row's memory lacks, on the host."""

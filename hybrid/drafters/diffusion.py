@@ -15,7 +15,7 @@ from hybrid.diffusion.blocks import Blocks
 from hybrid.diffusion.bound import corrupt_by_counts, cost
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.corruption import Absorbing, Alphabet, Corruption
-from hybrid.diffusion.draft import check_policy, draft, unchanged
+from hybrid.diffusion.draft import BrokenPrediction, check_policy, draft, unchanged
 from hybrid.diffusion.guidance import Banned, Denoiser, Ended, Ending, Guided, Known, pack, spread
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Confidence, LeftToRight, Policy
@@ -190,6 +190,7 @@ class Diffusion(Drafter):
     def honest(self) -> "Diffusion":
         return dataclasses.replace(self, train_weight=1.0, next_token=0.0)
 
+    @torch.no_grad()
     def one_step(
         self,
         network: Network,
@@ -206,9 +207,16 @@ class Diffusion(Drafter):
             self, policy=LeftToRight(), decode_window=None, temperature=1.0, top_k=None, top_p=None, stop=None,
             guidance=0.0,
         )  # fmt: skip
-        drafted = finish(
-            plain.draft(network, request, Budget(plain.least_steps(length)), noise, spent or Spent.nothing(len(rows)))
-        )
+        steps, spent = plain.least_steps(length), spent or Spent.nothing(len(rows))
+        if len(rows) == 0:  # other ranks draft, and their networks' calls must meet
+            denoise, _ = plain.bind(network, request, spent)
+            for _ in range(steps):
+                denoise(batch.sketch[:0], torch.zeros(0, device=rows.device))
+            return batch.sketch[:0]
+        try:
+            drafted = finish(plain.draft(network, request, Budget(steps), noise, spent))
+        except BrokenPrediction:  # the step's own losses say so, with all that it takes to compute them again
+            return torch.full_like(batch.sketch[rows], special.mask)
         return torch.where(_ending(special).is_over(drafted.sketch), special.pad, drafted.sketch)
 
     def bind(self, network: Network, request: Request, spent: Spent) -> tuple[Denoiser, Prefix]:
@@ -254,6 +262,7 @@ class Diffusion(Drafter):
             is_free=is_free,
             pace=request.pace,
             close=_ending(special).close if self.corruption.marks_noise else unchanged,
+            agree=request.agree,
         ):
             yield state
         assert state is not None  # draft yields its first state before any step

@@ -22,6 +22,7 @@ class Request:
     """What a drafter is asked: prompts and canvas length. Controls also read the gold sketch, or another's.
 
     room: positions of the canvas that each row may use, (b,); None: all. pace: the steps that the time left allows.
+    agree: whether all ranks are done when this one is; whoever stops early asks first.
     """
 
     prompts: Prompts
@@ -31,6 +32,7 @@ class Request:
     other: Int[Tensor, "b l"] | None = None
     room: Int[Tensor, "b"] | None = None
     pace: Callable[[], int] | None = None
+    agree: Callable[[bool], bool] = bool
 
     def select(self, rows: Int[Tensor, "r"]) -> "Request":
         def of(part: Tensor | None) -> Tensor | None:

@@ -1,6 +1,6 @@
 """Autoregressive decoding over a memory, in batches with ragged prompts, counted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,10 +44,12 @@ def write(
     banned: tuple[int, ...],
     spent: Spent,
     part: str,
+    agree: Callable[[bool], bool] = bool,
 ) -> Written:
     """Greedy decoding of at most `max_tokens` tokens after `prefix`, which ends in a kept token in every row.
 
     The memory given is used up. A row that has written its end token leaves the batch, and is charged nothing more.
+    agree: whether all ranks are done when this one is; until then it keeps them company.
     """
     device = prefix[-1].tokens.device
     rows = torch.arange(prefix[-1].tokens.shape[0])  # those that still write, on the host
@@ -55,7 +57,7 @@ def write(
     keep, confidence = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape, device=device)
     parts: list[Part] = []
     segments, count = list(prefix), 0
-    while len(rows):
+    while not agree(len(rows) == 0):
         n = sum(s.tokens.shape[1] for s in segments)
         context = n + (0 if memory is None else memory.keep.shape[1])
         spent.charge(part, positions=n, flops=network.flops(n, context), rows=rows)
@@ -63,8 +65,9 @@ def write(
         logits = network.logits(hidden[segments[-1].name][:, -1]).float()
         logits[:, list(banned)] = -torch.inf
         token, at = logits.argmax(-1), rows.to(device)
-        tokens[at, count], keep[at, count] = token, True
-        confidence[at, count] = logits.softmax(-1).gather(-1, token[:, None])[:, 0]
+        if len(rows):
+            tokens[at, count], keep[at, count] = token, True
+            confidence[at, count] = logits.softmax(-1).gather(-1, token[:, None])[:, 0]
         count += 1
         ends = (token == end_id).cpu() | (count == max_tokens)  # the one wait for the device in a step
         if ends.any():

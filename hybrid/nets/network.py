@@ -118,20 +118,39 @@ class Network(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.is_compiled = False
 
     def compile_training(self) -> None:
         """Compile rows that carry a gradient; drafting and writing, whose shapes change all the time, stay eager."""
         self.model.base_model.compile()
+        self.is_compiled = True
 
     def forward(self, segments: Sequence[Segment], memory: Memory | None = None) -> dict[str, Float[Tensor, "b n d"]]:
-        """Hidden states of each segment, by name. A memory given is seen by all, and grows unless read-only."""
+        """Hidden states of each segment, by name. A memory given is seen by all, and grows unless read-only.
+
+        A call without rows runs a blank one, and gives no rows back: ranks that share weights make the same calls.
+        """
+        if len(segments[0].tokens) == 0:
+            row = (1, sum(s.tokens.shape[1] for s in segments))
+            nothing = torch.zeros(row, dtype=torch.long, device=segments[0].tokens.device)
+            blank = Segment("", nothing, nothing == 0, nothing, is_causal=True)
+            hidden = self.forward([blank])[""][:0].split([s.tokens.shape[1] for s in segments], dim=1)
+            return {s.name: part for s, part in zip(segments, hidden, strict=True)}
+        if memory is not None and self.model.training:  # recomputed activations have no memory, and no dropout drafts
+            self.model.eval()
+            try:
+                return self.forward(segments, memory)
+            finally:
+                self.model.train()
         tokens = torch.cat([s.tokens for s in segments], dim=1)
         device = tokens.device
         self._fit_to(device)
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.model.dtype
         attends = attention(segments, None if memory is None else memory.keep)
         trunk = self.model.base_model
-        run = trunk if torch.is_grad_enabled() and memory is None else trunk.forward  # `forward` is never compiled
+        # A module that was compiled stays so when called; its `forward` is never.
+        is_plain = self.is_compiled and (memory is not None or not torch.is_grad_enabled())
+        run = trunk.forward if is_plain else trunk
         states = run(
             input_ids=tokens,
             position_ids=torch.cat([s.positions for s in segments], dim=1),
@@ -159,7 +178,7 @@ class Network(nn.Module):
     ) -> tuple[dict[str, Float[Tensor, "b n d"]], Memory]:
         """`forward`, and the memory of everything seen so far. The memory given is used up."""
         before = memory or Memory(DynamicCache(config=self.model.config), segments[0].keep[:, :0])
-        hidden = self.forward(segments, before)
+        hidden = self(segments, before)
         return hidden, Memory(before.cache, torch.cat([before.keep, *(s.keep for s in segments)], dim=1))
 
     def flops(self, positions: int, context: float) -> float:

@@ -1,7 +1,7 @@
 """The LightningModule: a reasoner, an optimiser, and what is logged."""
 
 import math
-from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,21 +11,39 @@ from torch import Tensor
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.noise import Noise, low_discrepancy_times, uniform
 from hybrid.evaluate import validation_totals
-from hybrid.nets.network import Network
-from hybrid.reasoner import Reasoner
+from hybrid.reasoner import Losses, Reasoner
 from hybrid.records import Batch, Example
+from hybrid.shard import Shard
 from hybrid.tasks import Task
+from hybrid.train import bad_step
+from hybrid.train.data import Part
+from hybrid.train.interrupt import Interrupts
+from hybrid.train.optimiser import adamw, rate
 from hybrid.train.settings import Train
 
 
 class HybridReasoner(pl.LightningModule):
-    """Trains a reasoner on batches of a task, with noise and times that are functions of seed, step and example."""
+    """Trains a reasoner on batches of a task, with noise and times that are functions of seed, step and example.
 
-    def __init__(self, reasoner: Reasoner, task: Task, train: Train, seed: int) -> None:
+    positions: sent through networks so far, on all ranks. stop: the signal for which all ranks stop after this step.
+    """
+
+    def __init__(
+        self, reasoner: Reasoner, task: Task, train: Train, seed: int, interrupts: Interrupts | None = None
+    ) -> None:
         super().__init__()
         self.reasoner, self.task, self.train_settings, self.seed = reasoner, task, train, seed
+        self.interrupts = interrupts or Interrupts()
         self.positions = 0
-        self.validated: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self.stop: int | None = None
+        self.part_is_last = False
+        self._costs = [0.0, 0.0]
+        self._validated: dict[int, dict[str, tuple[float, float]]] = {}
+        self._now: tuple[Losses, Batch, Tensor] | None = None
+
+    @property
+    def shard(self) -> Shard:
+        return Shard(self.global_rank, self.trainer.world_size)
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by positions, whichever is further."""
@@ -33,81 +51,96 @@ class HybridReasoner(pl.LightningModule):
         by_positions = 0.0 if limit is None else self.positions / limit
         return max(self.global_step / self.train_settings.steps, by_positions)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        world, part = self.trainer.world_size, batch_idx % self.train_settings.accumulate
-        total = len(batch) * world * self.train_settings.accumulate
-        first = (part * world + self.global_rank) * len(batch)
+    def training_step(self, part: Part, batch_idx: int) -> Tensor:
+        batch, world, parts = part.batch, self.trainer.world_size, self.train_settings.accumulate
+        torch.manual_seed(hash((self.seed, self.global_step, part.at, self.global_rank)))  # for dropout, if any
+        total = len(batch) * world * parts
+        first = (part.at * world + self.global_rank) * len(batch)
         offset = uniform(self.seed, self.global_step, streams.TIME)
         t = low_discrepancy_times(offset, first + torch.arange(len(batch), device=self.device), total)
         losses = self.reasoner.losses(batch, Noise(self.seed, batch.prompts.keys, self.global_step), t)
-        self.positions += losses.positions * world
-        model = self.reasoner.config
-        loss = torch.zeros((), device=self.device)
-        for name, weight in (("sketch", model.sketch_weight), ("answer", model.answer_weight)):
-            cost, count = getattr(losses, name).sum(), getattr(losses, f"{name}_count").sum()
-            if world > 1:  # one mean over all ranks' tokens; the strategy averages gradients, hence times world
-                count = self.trainer.strategy.reduce(count.float(), reduce_op="mean")
+        self._now = losses, batch, t
+        # One mean over the tokens of the whole step. The trainer divides by parts, and the strategy by ranks.
+        costs = [losses.sketch.sum(), losses.answer.sum()]
+        told = torch.stack(costs).detach().tolist()
+        *told, sketches, answers, positions, asked = self._over_ranks([*told, *part.supervised, losses.positions])
+        self.positions += int(positions)
+        if not math.isfinite(sum(told)):
+            self._refuse()
+        self.part_is_last = part.at == parts - 1
+        self.stop = int(asked) or None
+        model, loss = self.reasoner.config, torch.zeros((), device=self.device)
+        weights = model.sketch_weight, model.answer_weight
+        for i, (name, count) in enumerate((("sketch", sketches), ("answer", answers))):
+            self._costs[i] = told[i] + (self._costs[i] if part.at else 0.0)
             if model.drafter.learns or name == "answer":
-                mean = cost / count.clamp(min=1)
-                loss = loss + weight * mean
-                self.log(f"train/{name}", mean.detach(), prog_bar=True)
-        if not math.isfinite(value := float(loss.detach())):
-            raise ValueError(
-                f"loss={value} at step {self.global_step}: lower train.learning_rate or raise train.warmup"
-            )
+                loss = loss + weights[i] * costs[i] * (world * parts / max(1.0, count))
+                if self.part_is_last:
+                    self.log(f"train/{name}", self._costs[i] / max(1.0, count), prog_bar=True)
         self.log("train/positions", float(self.positions))
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def _over_ranks(self, figures: list[float]) -> list[float]:
+        """Their sums over ranks in float64, and a signal that any rank was sent; one exchange for everything."""
+        asked = float(self.interrupts.asked)
+        if self.trainer.world_size == 1:
+            return [*figures, asked]
+        told = torch.zeros(self.trainer.world_size, len(figures) + 1, dtype=torch.float64, device=self.device)
+        told[self.global_rank] = torch.tensor([*figures, asked], dtype=torch.float64)
+        told = self.trainer.strategy.reduce(told, reduce_op="sum")  # a row each: added up in the same order everywhere
+        return [*told[:, :-1].sum(0).tolist(), float(told[:, -1].max())]
+
+    def _refuse(self) -> None:
+        """Keep the step, and end."""
+        assert self._now is not None
+        losses, batch, t = self._now
+        mine = bad_step.culprits(losses, batch.prompts.keys), bad_step.part_of(batch, t)
+        found, parts = zip(*self.shard.gather(mine), strict=True)
+        state = self.trainer.strategy.lightning_module_state_dict()
+        state = {name.removeprefix("reasoner."): tensor for name, tensor in state.items()}
+        path = folder = Path(self.trainer.default_root_dir)
+        if self.trainer.is_global_zero:
+            path = bad_step.write(
+                folder, state, self.seed, self.global_step, self.train_settings.precision, list(parts)
+            )
+        self.trainer.strategy.barrier()
+        # All ranks end here, and one says why.
+        raise ValueError(bad_step.sentence(self.global_step, list(found), path) if self.trainer.is_global_zero else "")
+
+    def on_train_batch_end(self, outputs: Any, batch: Part, batch_idx: int) -> None:
         limit = self.train_settings.positions
-        if limit is not None and self.positions >= limit:
+        if limit is not None and self.positions >= limit and self.part_is_last:
             self.trainer.should_stop = True
 
-    def validation_step(self, examples: list[Example], batch_idx: int) -> None:
-        for name, (total, count) in validation_totals(self.reasoner, self.task, examples).items():
-            self.validated[name][0] += total
-            self.validated[name][1] += count
+    def validation_step(self, batch: tuple[int, list[Example]], batch_idx: int) -> None:
+        place, examples = batch
+        agree = self.shard.agree if self.train_settings.strategy == "fsdp2" else bool
+        self._validated[place] = validation_totals(self.reasoner, self.task, examples, agree)
 
     def on_validation_epoch_end(self) -> None:
-        for name, (total, count) in self.validated.items():
+        found = self.shard.union(self._validated)  # by place: what several ranks computed counts once
+        for name in found[0] if found else ():
+            total, count = (sum(figures[name][i] for figures in found) for i in (0, 1))
             self.log(f"valid/{name}", total / count, prog_bar=name.startswith("accuracy"))
         self.log("valid/positions", float(self.positions))
-        self.validated.clear()
+        self._validated.clear()
 
     def configure_optimizers(self) -> Any:
-        """AdamW; weight decay on matrices only, embeddings and norms spared; warm-up, then decay by progress."""
-        train = self.train_settings
-        spared = {id(n.model.get_input_embeddings().weight) for n in self.networks()}
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {
-                "params": [p for p in parameters if p.ndim >= 2 and id(p) not in spared],
-                "weight_decay": train.weight_decay,
-            },
-            {"params": [p for p in parameters if p.ndim < 2 or id(p) in spared], "weight_decay": 0.0},
-        ]
-        optimiser = torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, train.beta2), fused=True)
+        optimiser = adamw(self.reasoner, self.train_settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
-    ) -> None:
-        """By norm. Done here since the trainer refuses to clip for fused optimisers, which bf16 needs no scaler for."""
-        if self.train_settings.clip:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.train_settings.clip)
-            self.log("train/gradient_norm", norm)
-
-    def networks(self) -> list[Network]:
-        """The one or two networks that train."""
-        pair = self.reasoner.networks
-        return [pair.decoder] if pair.is_shared or pair.drafter is None else [pair.decoder, pair.drafter]
-
     def _rate(self, step: int) -> float:
-        rise = min(1.0, (step + 1) / max(1, self.train_settings.warmup))
-        done = min(1.0, self.progress()) if self._trainer is not None else 0.0
-        fall = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
-        return rise * fall[self.train_settings.decay]
+        return rate(self.train_settings, step, self.progress() if self._trainer is not None else 0.0)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **options: Any) -> None:
+        """By norm. Done here since the trainer refuses to clip for fused optimisers, which bf16 needs no scaler for."""
+        limit = self.train_settings.clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
+        self.log("train/gradient_norm", norm)
+        if not math.isfinite(float(norm)):
+            self._refuse()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["positions"] = self.positions

@@ -2,117 +2,128 @@
 
 import ctypes
 import logging
-import os
+import signal
 import sys
-import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 
 from hybrid.build import ConfigError, plain
 from hybrid.config import differences, load
-from hybrid.experiment import CONFIG, TOKENIZER, TRAINED, WEIGHTS, Experiment, read_trained, save_run, save_weights
+from hybrid.experiment import CONFIG, TOKENIZER, TRAINED, WEIGHTS, Experiment, read_trained, save_run
 from hybrid.reasoner import Reasoner
+from hybrid.shard import rank_and_world
 from hybrid.tasks import Tokenizer
+from hybrid.train.checkpoints import AtomicCheckpoints, Saver, Stopped, Weights, newest
+from hybrid.train.curve import Curve
 from hybrid.train.data import Examples
+from hybrid.train.interrupt import Interrupts, locked, requeue
 from hybrid.train.module import HybridReasoner
+from hybrid.train.optimiser import networks
+from hybrid.train.sharding import ShardedReasoner, check_ranks, plugins, strategy
 
-CHECKPOINT = "last.ckpt"
-FREE_TO_CHANGE = ("evaluate.", "run", "train.log_every", "train.checkpoint_every", "train.accelerator", "train.compile")
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints written beside their target, flushed to disk and renamed: a kill leaves the old or the new one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.new")
-        with open(beside, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-
-    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        """Reads tensors and plain data, and executes nothing.
-
-        Raises:
-            ConfigError: a file that holds anything else, or is cut short.
-        """
-        try:
-            return super().load_checkpoint(path, *args, **options | {"weights_only": True})
-        except Exception as error:  # a damaged file fails wherever the reader happens to stand
-            raise ConfigError(
-                f"{path} is damaged or no checkpoint of ours ({type(error).__name__}); "
-                "put a copy back, or name another folder with run=DIR"
-            ) from error
-
-
-class Weights(Callback):
-    """Keeps model.safetensors beside the newest checkpoint: what evaluation and sampling read."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.began = folder, time.perf_counter()
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.is_global_zero:
-            state = {k.removeprefix("reasoner."): v for k, v in checkpoint["state_dict"].items()}
-            trained = {"steps": trainer.global_step, "positions": getattr(module, "positions", 0)}
-            save_weights(self.folder, state, trained)
-
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """Ctrl-C loses nothing. After a fault nothing is saved: the state may be the fault."""
-        if isinstance(exception, KeyboardInterrupt):
-            trainer.save_checkpoint(self.folder / "checkpoints" / CHECKPOINT)
+CHECKPOINTS, METRICS = "checkpoints", Path("logs", "metrics.csv")
+# What may change between the parts of one run: where and how it computes, not what.
+FREE_TO_CHANGE = (
+    "evaluate.", "run", "name", "train.log_every", "train.checkpoint_every", "train.validate_", "train.accelerator",
+    "train.devices", "train.num_nodes", "train.strategy", "train.timeout", "train.workers",
+    "train.activation_checkpointing", "train.compile",
+)  # fmt: skip
 
 
 def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Path:
-    """Train to the end, from the folder's checkpoint where there is one. Returns the folder.
+    """Train to the end, from the folder's newest whole checkpoint where there is one. Returns the folder.
 
     Raises:
-        ConfigError: the folder holds a run of another config.
-        KeyboardInterrupt: after the checkpoint was saved.
+        ConfigError: the folder holds a run of another config, or another process is at it; a file cannot be written.
+        KeyboardInterrupt, SystemExit: Ctrl-C, or a signal that asks for an end (status 143 for SIGTERM); all is saved.
+        ConnectionError: another rank is gone.
     """
     _quiet()
     keep_memory()
-    checkpoint = folder / "checkpoints" / CHECKPOINT
+    check_ranks(experiment.train)
+    rank, world = rank_and_world() or (0, 1)
+    with locked(folder) if rank == 0 else nullcontext():
+        tokenizer, checkpoint = _prepared(experiment, folder, rank)
+        torch.manual_seed(experiment.seed)
+        kind = ShardedReasoner if experiment.train.strategy == "fsdp2" else HybridReasoner
+        module = kind(
+            Reasoner(experiment.model, tokenizer), experiment.task, experiment.train, experiment.seed, Interrupts()
+        )
+        if experiment.train.activation_checkpointing:
+            for network in networks(module.reasoner):
+                network.model.activation_checkpointing_enable({"use_reentrant": False})
+        if experiment.train.compile:
+            for network in networks(module.reasoner):
+                network.compile_training()
+        data = Examples(
+            experiment.examples("train"), experiment.examples("valid"), tokenizer, experiment.model.canvas,
+            experiment.train, experiment.seed,
+        )  # fmt: skip
+        saver = Saver(folder / CHECKPOINTS, experiment.train.checkpoint_every, experiment.train.validate_every)
+        trainer = _trainer(experiment, folder, module, saver, progress and rank == 0)
+        try:
+            with module.interrupts.listening(), _peers(world, rank, experiment.train.timeout):
+                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+                saver.save(trainer)
+        except Stopped as stop:
+            _end(stop, saver.path, rank)
+        except SystemExit:  # how the trainer ends on a second Ctrl-C
+            raise KeyboardInterrupt(f"stopped at once; the same command goes on from {saver.path}") from None
+    return folder
+
+
+def check(experiment: Experiment, folder: Path) -> None:
+    """Refuse what training in this folder would: for whoever starts its processes.
+
+    Raises:
+        ConfigError: as `train`.
+    """
+    check_ranks(experiment.train)
+    with locked(folder):
+        _check_same(experiment, folder)
+
+
+def _prepared(experiment: Experiment, folder: Path, rank: int) -> tuple[Tokenizer, Path | None]:
+    """The run's tokenizer, and the checkpoint to go on from; a folder without one is begun."""
     _check_same(experiment, folder)
-    if checkpoint.is_file() and (folder / TOKENIZER).is_file():
+    checkpoint = newest(folder / CHECKPOINTS)
+    if checkpoint is None:
+        tokenizer = experiment.make_tokenizer()
+        if rank == 0:
+            experiment.check_data(tokenizer)
+    elif (folder / TOKENIZER).is_file():
         tokenizer = Tokenizer.load(folder / TOKENIZER)
     else:
-        checkpoint.unlink(missing_ok=True)
-        tokenizer = experiment.make_tokenizer()
-        experiment.check_data(tokenizer)
-    save_run(folder, experiment, tokenizer)
-    torch.manual_seed(experiment.seed)
+        raise ConfigError(
+            f"{folder} has checkpoints but no {TOKENIZER}; put it back, or name another folder with run=DIR"
+        )
+    if rank == 0:
+        save_run(folder, experiment, tokenizer)
+    return tokenizer, checkpoint
+
+
+def _trainer(experiment: Experiment, folder: Path, module: HybridReasoner, saver: Saver, progress: bool) -> pl.Trainer:
     settings = experiment.train
-    module = HybridReasoner(Reasoner(experiment.model, tokenizer), experiment.task, settings, experiment.seed)
-    if settings.compile:
-        for network in module.networks():
-            network.compile_training()
-    data = Examples(
-        experiment.examples("train"), experiment.examples("valid"), tokenizer, experiment.model.canvas, settings,
-        experiment.seed,
-    )  # fmt: skip
-    # Weights stands last, so that it sees the state that the average of weights has put into the checkpoint.
-    saver = ModelCheckpoint(
-        checkpoint.parent, filename="last", every_n_train_steps=settings.checkpoint_every,
-        enable_version_counter=False,
-    )  # fmt: skip
-    average = [EMAWeightAveraging(decay=settings.ema)] if settings.ema else []
-    callbacks: list[Callback] = [saver, *average, Weights(folder)]
+    # Buffers are copied: an average of rotary frequencies with themselves is off by their rounding.
+    average = [EMAWeightAveraging(decay=settings.ema, use_buffers=False)] if settings.ema else []
+    curve = Curve(folder / METRICS, settings.log_every)
+    # In this order a checkpoint holds the step's average of weights, and its weights file that average; and the
+    # step's row of the curve is on file before it.
+    callbacks: list[Callback] = [module.interrupts, *average, Weights(folder), curve, saver]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
-    trainer = pl.Trainer(
+    return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=strategy(settings),
         precision=settings.precision,
         max_steps=settings.steps,
         max_epochs=-1,
@@ -121,22 +132,41 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
         limit_val_batches=None if settings.validate_every else 0,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=settings.log_every,
+        use_distributed_sampler=False,  # our loaders deal by rank themselves
         callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
-        logger=CSVLogger(folder, name="logs", version=""),
+        plugins=[AtomicCheckpoints(), *plugins()],
+        logger=False,
         enable_progress_bar=progress,
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+@contextmanager
+def _peers(world: int, rank: int, timeout: float) -> Iterator[None]:
+    """What a rank says when another is gone, in place of its library's words."""
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
-    except SystemExit:  # how the trainer ends on Ctrl-C, its checkpoint saved
-        raise KeyboardInterrupt(
-            f"stopped at step {trainer.global_step}; saved in {checkpoint}; the same command goes on from there"
-        ) from None
-    trainer.save_checkpoint(checkpoint)
-    return folder
+        yield
+    except RuntimeError as error:
+        text = str(error).partition("\n")[0]
+        is_theirs = isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text
+        if world > 1 and is_theirs:
+            raise ConnectionError(
+                f"rank {rank} lost another rank, or waited for it longer than train.timeout={timeout:g} s ({text})"
+            ) from error
+        raise
+
+
+def _end(stop: Stopped, path: Path, rank: int) -> None:
+    """Leave as the signal asked: status 130 for Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1, which also requeues."""
+    line = f"stopped at step {stop.step}; saved in {path}; the same command goes on from there"
+    if stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt(line if rank == 0 else "")
+    if rank == 0:
+        print(f"hybrid: {line}", file=sys.stderr)
+        if stop.signal == signal.SIGUSR1:
+            requeue()
+    raise SystemExit(128 + stop.signal)
 
 
 def is_trained(folder: Path, experiment: Experiment) -> bool:
@@ -153,14 +183,14 @@ def _check_same(experiment: Experiment, folder: Path) -> None:
 
     A folder without a checkpoint or weights has nothing to lose: its training never got that far.
     """
-    has_work = (folder / "checkpoints" / CHECKPOINT).is_file() or (folder / WEIGHTS).is_file()
+    has_work = any((folder / CHECKPOINTS).glob("*.ckpt")) or (folder / WEIGHTS).is_file()
     if not has_work or not (folder / CONFIG).is_file():
         return
     found = differences(load(folder / CONFIG), plain(experiment))
     changed = {k: v for k, v in found.items() if not k.startswith(FREE_TO_CHANGE)}
     if changed:
-        listed = "; ".join(f"{key}: {old} there, {new} now" for key, (old, new) in list(changed.items())[:4])
-        more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
+        listed = "; ".join(f"{key}: {old} there, {new} now" for key, (old, new) in list(changed.items())[:8])
+        more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise ConfigError(f"{folder} holds a run of another config ({listed}{more}); name another folder with run=DIR")
 
 
@@ -179,9 +209,13 @@ def keep_memory() -> None:
 
 def _quiet() -> None:
     """Leave the terminal to progress and results; the trainer's notices are not about our users' doing."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message in (
         "does not have many workers", "IterableDataset", "isinstance.treespec", "Checkpoint directory", "LeafSpec",
-        "Starting from v1.9.0", "Experiment logs directory", "lr_scheduler.step", "transfer_batch_to_device",
+        "Starting from v1.9.0", "lr_scheduler.step", "transfer_batch_to_device",
+        "sync_dist=True",  # figures are summed over ranks before they are logged
+        "returned a view tensor",  # nothing of ours writes to hidden states in place
+        "num_workers",
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -20,7 +20,12 @@ class Train:
     validate_examples: from the valid split.
     compile: fuse the training step by torch.compile: half a minute first, then about 1.6 times as fast; needs a C++
         compiler on CPUs.
-    devices, accelerator: as the trainer names them.
+    devices, accelerator: as the trainer names them; devices are per node. num_nodes: machines, under torchrun or srun.
+    strategy: of several devices. ddp: each holds the whole network. fsdp2: each holds a share of its weights,
+        gradients and optimiser state, layer by layer.
+    timeout: seconds that a rank waits for another before it gives up with an error.
+    workers: processes that make batches ahead of time; 0: made between steps.
+    activation_checkpointing: recompute each layer's activations in the backward pass instead of keeping them.
     """
 
     steps: int = 2000
@@ -41,13 +46,18 @@ class Train:
     log_every: int = 20
     compile: bool = False
     devices: int = 1
+    num_nodes: int = 1
     accelerator: str = "auto"
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    timeout: float = 1800.0
+    workers: int = 0
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every", "devices"):
+        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every", "devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
-        for name in ("warmup", "validate_every", "validate_examples", "clip", "weight_decay"):
+        for name in ("warmup", "validate_every", "validate_examples", "clip", "weight_decay", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
         if not self.learning_rate > 0:
@@ -58,7 +68,19 @@ class Train:
             raise ValueError(f"ema={self.ema}: must be between 0 and 1, or null")
         if self.positions is not None and self.positions < 1:
             raise ValueError(f"positions={self.positions}: must be 1 or more, or null")
-        if self.batch_size % (self.accumulate * self.devices):
+        if not self.timeout > 0:
+            raise ValueError(f"timeout={self.timeout}: must be above 0 seconds")
+        if self.batch_size % (self.accumulate * self.world):
             raise ValueError(
-                f"batch_size={self.batch_size} must divide by accumulate={self.accumulate} times devices={self.devices}"
+                f"batch_size={self.batch_size} must divide by accumulate={self.accumulate} times the "
+                f"{self.world} ranks of devices={self.devices} and num_nodes={self.num_nodes}"
             )
+        if self.ema is not None and self.strategy == "fsdp2":
+            raise ValueError(
+                f"ema={self.ema}: strategy=fsdp2 keeps no average of weights; use strategy=ddp or ema=null"
+            )
+
+    @property
+    def world(self) -> int:
+        """Ranks altogether."""
+        return self.devices * self.num_nodes

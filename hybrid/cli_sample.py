@@ -1,0 +1,81 @@
+"""`hybrid sample` at the command line: its arguments, and what it does with them."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+
+def arguments(sample: argparse.ArgumentParser) -> None:
+    sample.add_argument("--prompt", action="append", help="a prompt, may be repeated; default: lines of stdin")
+    sample.add_argument("--file", help="prompts, one a line; - for stdin")
+    sample.add_argument("--paragraphs", action="store_true", help="prompts of several lines, blank lines between them")
+    sample.add_argument("--steps", type=int, help="denoising steps; 0: no sketch; default: one per canvas position")
+    sample.add_argument("--tokens", type=int, help="sketch tokens at most, end token included")
+    sample.add_argument("--forwards", type=int, help="network calls at most, the answer's reserved first")
+    sample.add_argument("--ms", type=float, help="milliseconds at most, the answer's time kept free")
+    sample.add_argument("--effort", help="none, low, medium or high: 0, 1/8, 1/3 or all of the canvas in steps")
+    sample.add_argument("--drafts", type=int, default=1, help="sketches per prompt, each answered")
+    sample.add_argument("--choose", default="vote", help="among several drafts: vote, likelihood or confidence")
+    sample.add_argument("--policy", help="which positions a step commits, such as confidence or threshold")
+    sample.add_argument("--threshold", type=float, help="of the threshold policy, 0 to 1")
+    sample.add_argument("--temperature", type=float, help="0: greedy (the default)")
+    sample.add_argument("--seed", type=int, default=0, help="of the draws")
+    sample.add_argument("--json", action="store_true", help="one JSON object per prompt")
+    sample.add_argument("--live", action="store_true", help="show the canvas while it is denoised")
+    sample.add_argument("--delay", type=float, help="with --live: seconds that each state is shown")
+    sample.add_argument("--trace", metavar="FILE", help="every state as data; `hybrid report FILE --out DIR` plays it")
+    sample.add_argument("--batch", type=int, default=64, help="prompts answered together")
+    sample.add_argument("--devices", type=int, default=1, help="processes that share the prompts")
+    sample.add_argument("--out", help="file for the results; default: standard output")
+
+
+def check(options: Any) -> None:
+    """Refuse what makes no sense before anything is read."""
+    from hybrid.experiment import is_run
+
+    if not is_run(options.run):
+        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    if options.live and options.json:
+        raise ValueError("--live is for eyes and --json for programs: give one, or --live with --trace FILE")
+
+
+def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> int | None:
+    """Answer the prompts; `started`: starts the processes that the options ask for, and waits for them."""
+    from hybrid.diffusion.budget import Budget
+    from hybrid.experiment import load_reasoner
+    from hybrid.live import reason as seen
+    from hybrid.sample import answers, as_json, as_text, chosen, read_prompts, whole
+    from hybrid.shard import joined
+
+    budget = Budget(options.steps, options.tokens, options.forwards, options.ms, options.effort)
+    prompts = read_prompts(options.prompt, options.file, options.paragraphs)
+    reasoner, _ = load_reasoner(options.run, experiment)
+    drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature)
+    line = as_json if options.json else as_text
+    several = {"drafts": options.drafts, "choose": options.choose}
+    if options.live or options.trace or options.delay is not None:
+        if options.devices > 1 or options.out:
+            raise ValueError("--live and --trace are for one process and standard output: leave --devices and --out")
+        results = seen(
+            reasoner, prompts, budget, drafter=drafter, seed=options.seed, out=sys.stdout, task=experiment.title,
+            live=options.live, delay=options.delay, trace=options.trace, **several,
+        )  # fmt: skip
+        for prompt, result in zip(prompts, results, strict=True):
+            print(line(prompt, result))
+        return 0
+    if options.devices > 1 and options.file in (None, "-") and not options.prompt:
+        raise ValueError("--devices shares the prompts of a --file, which standard input is not")
+    if (status := started(options)) is not None:
+        return status
+    with joined(experiment.train.timeout) as shard:
+        found = answers(
+            reasoner, prompts, budget, drafter, seed=options.seed, batch=options.batch, shard=shard, **several,
+            progress=options.out is not None and sys.stderr.isatty(),
+        )  # fmt: skip
+        with whole(Path(options.out)) if options.out and shard.rank == 0 else nullcontext(sys.stdout) as file:
+            for prompt, result in found:
+                print(line(prompt, result), file=file)
+    return 0

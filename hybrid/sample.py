@@ -1,0 +1,125 @@
+"""Many prompts, any number of processes: every prompt answered once, and results in the order of the prompts."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from hybrid.build import build
+from hybrid.choose import Choice
+from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.policy import Policy
+from hybrid.drafters import Drafter
+from hybrid.drafters.diffusion import Diffusion
+from hybrid.reasoner import Model, Reasoner
+from hybrid.records import Reasoned
+from hybrid.shard import ALONE, Shard, batches
+from hybrid.tasks.collate import prompts as collate
+
+
+def answers(
+    reasoner: Reasoner,
+    prompts: Sequence[str],
+    budget: Budget,
+    drafter: Drafter,
+    *,
+    seed: int = 0,
+    drafts: int = 1,
+    choose: Choice = "vote",
+    batch: int = 64,
+    shard: Shard = ALONE,
+    progress: bool = False,
+) -> Iterator[tuple[str, Reasoned]]:
+    """Prompts with their results, in order, on rank 0; nothing on others. A round's results come together.
+
+    Raises:
+        ValueError: before the first result: no prompts, an empty or unreadable one, or batch below 1.
+    """
+    if batch < 1:
+        raise ValueError(f"--batch {batch}: must be 1 or more")
+    parts = batches(len(prompts), batch)
+    collate(prompts, reasoner.tokenizer)  # refuses all that cannot be read before any is answered
+    is_shown = progress and shard.rank == 0
+    with tqdm(total=len(prompts), unit=" prompts", disable=not is_shown, dynamic_ncols=True) as bar:
+        for first in range(0, len(parts), shard.world):
+            own = parts[first + shard.rank : first + shard.rank + 1]
+            texts = [prompts[i] for part in own for i in part]
+            mine = (
+                reasoner.reason(texts, budget, drafter=drafter, seed=seed, drafts=drafts, choose=choose)
+                if texts
+                else []
+            )
+            found = [result for results in shard.gather(mine) for result in results]
+            if shard.rank == 0:
+                begin = parts[first].start
+                yield from zip(prompts[begin : begin + len(found)], found, strict=True)
+                bar.update(len(found))
+
+
+def chosen(model: Model, policy: str | None, threshold: float | None, temperature: float | None) -> Drafter:
+    """The model's drafter with what the command line says instead.
+
+    Raises:
+        ValueError: an unknown policy, a value it refuses, or a drafter that has none of these.
+    """
+    changes: dict[str, Any] = {}
+    if policy or threshold is not None:
+        section = {"kind": policy or "threshold"} | ({} if threshold is None else {"threshold": threshold})
+        changes["policy"] = build(Policy, section, "policy")
+    if temperature is not None:
+        changes["temperature"] = temperature
+    if changes and not isinstance(model.drafter, Diffusion):
+        raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{model.method}`")
+    return dataclasses.replace(model.drafter, **changes)
+
+
+def read_prompts(given: Sequence[str] | None, file: str | None, paragraphs: bool) -> list[str]:
+    """Prompts of the command line, or of a file or standard input: one a line, or one a paragraph."""
+    if given and file:
+        raise ValueError("give --prompt or --file, not both")
+    if given:
+        return [p.replace("\\n", "\n") for p in given]
+    if file in (None, "-"):
+        if sys.stdin.isatty():
+            print("prompts, one a line; end with Ctrl-D", file=sys.stderr)
+        text = sys.stdin.read()
+    else:
+        text = Path(str(file)).read_text(encoding="utf-8")
+    parts = text.replace("\r\n", "\n").split("\n\n" if paragraphs else "\n")
+    return [p.strip("\n") for p in parts if p.strip()]
+
+
+def as_json(prompt: str, result: Reasoned) -> str:
+    return json.dumps({"prompt": prompt, **dataclasses.asdict(result)}, ensure_ascii=False)
+
+
+def as_text(prompt: str, result: Reasoned) -> str:
+    spent = result.spent
+    drafts = "".join(f"draft   {d.sketch} > {d.answer}\n" for d in result.drafts)
+    allowed = ", ".join(f"{name} {limit}" for name, limit in result.allowed.items())
+    return (
+        f"prompt  {prompt}\nsketch  {result.sketch or '(none)'}\nanswer  {result.answer}\n{drafts}allowed {allowed}\n"
+        f"spent   {spent['denoiser_forwards']:.0f} denoiser + {spent['decoder_forwards']:.0f} decoder forwards, "
+        f"{spent['positions']:.0f} positions, {spent['sketch_tokens']:.0f} sketch + "
+        f"{spent['answer_tokens']:.0f} answer tokens, {spent['seconds'] * 1e3:.1f} ms"
+        f"{'' if result.complete else '  (incomplete)'}\n"
+    )
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[TextIO]:
+    """A file for results, which takes its name when all are in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            yield file
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

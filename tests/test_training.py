@@ -1,0 +1,209 @@
+"""How training deals its work: rows to ranks and parts, batches in validation, rounds in which all take part."""
+
+import csv
+
+import pytest
+import torch
+from test_cli import refused, rows, write_config, write_rows
+from torch.utils.data import DataLoader
+
+from hybrid.cli import main
+from hybrid.evaluate import validation_totals
+from hybrid.experiment import load_reasoner, read_experiment
+from hybrid.reasoner import Reasoner
+from hybrid.shard import Shard, batches, rank_and_world
+from hybrid.tasks import Character
+from hybrid.tasks.task import example
+from hybrid.train.data import Stream
+from hybrid.train.optimiser import adamw, networks, rate
+from hybrid.train.settings import Train
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a config, and its finished run."""
+    folder = tmp_path_factory.mktemp("training")
+    assert main(["train", str(write_config(folder, rows(60))), f"run={folder / 'run'}", "--no-progress"]) == 0
+    return folder
+
+
+def some_examples(count):
+    return [example(row["prompt"], row["sketch"], row["answer"]) for row in rows(count)]
+
+
+def test_a_step_holds_the_same_rows_however_it_is_split():
+    """And its parts know how many tokens the rank's share of the step supervises."""
+    examples = some_examples(30)
+    tokenizer = Character().train(["0123456789+=\n"])
+
+    def step(number, world, parts):
+        streams = [Stream(examples, tokenizer, 6, 8 // (world * parts), seed=3, rank=r, world=world, parts=parts)
+                   for r in range(world)]  # fmt: skip
+        return [stream.step(number) for stream in streams]
+
+    for number in (0, 2, 7):  # the last one runs over an epoch's end
+        (whole,), *_ = step(number, 1, 1)
+        for world, parts in ((1, 2), (2, 1), (2, 2), (4, 2)):
+            dealt = step(number, world, parts)
+            keys = [dealt[rank][part].batch.prompts.keys for part in range(parts) for rank in range(world)]
+            assert torch.equal(torch.cat(keys), whole.batch.prompts.keys)
+            told = torch.tensor([dealt[rank][0].supervised for rank in range(world)]).sum(0)
+            assert tuple(told.tolist()) == whole.supervised
+            assert all(part.supervised == share[0].supervised for share in dealt for part in share)
+
+
+def test_the_tokens_of_a_step_are_what_drafter_and_decoder_supervise(home):
+    experiment = read_experiment(home / "run")
+    reasoner, _ = load_reasoner(home / "run", experiment)
+    part = Stream(some_examples(30), reasoner.tokenizer, 6, 8, seed=0).step(0)[0]
+    losses = reasoner.losses(part.batch)
+    assert part.supervised == (int(losses.sketch_count.sum()), int(losses.answer_count.sum()))
+
+
+@pytest.mark.parametrize(("workers", "parts"), [(2, 1), (1, 2)])
+def test_workers_make_the_same_batches_in_the_same_order(workers, parts):
+    tokenizer = Character().train(["0123456789+=\n"])
+    stream = Stream(some_examples(30), tokenizer, 6, 2, seed=3, start=4, parts=parts)
+    found = DataLoader(stream, batch_size=None, num_workers=workers)
+    for ours, theirs, _ in zip(stream, found, range(7), strict=False):
+        assert torch.equal(ours.batch.prompts.keys, theirs.batch.prompts.keys)
+        assert (ours.at, ours.supervised) == (theirs.at, theirs.supervised)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_every_item_has_one_owner_and_every_rank_as_many_rounds(world, count):
+    shards = [Shard(rank, world) for rank in range(world)]
+    dealt = [item for shard in shards for item in shard.deal(range(count))]
+    assert sorted(dealt) == list(range(count))
+    rounds = [shard.rounds(count) for shard in shards]
+    assert len({len(places) for places in rounds}) == 1
+    assert {place for places in rounds for place in places} == set(range(count))
+    assert [i for part in batches(count, 5) for i in part] == list(range(count))
+
+
+def test_a_rank_goes_on_with_blank_rows_until_all_are_done(home):
+    """Validation figures of a rank that waits for another equal those of one that does not."""
+    experiment = read_experiment(home / "run")
+    reasoner, _ = load_reasoner(home / "run", experiment)
+    examples, calls = experiment.examples("valid")[:5], [0]
+
+    def agree(is_done):
+        """Another rank takes three more steps whenever this one is done."""
+        calls[0] = calls[0] + 1 if is_done else 0
+        return is_done and calls[0] > 3
+
+    alone = validation_totals(reasoner, experiment.task, examples)
+    assert validation_totals(reasoner, experiment.task, examples, agree) == alone
+
+
+def test_who_we_are_is_read_from_torchrun_or_slurm():
+    assert rank_and_world({}) is None
+    assert rank_and_world({"RANK": "3", "WORLD_SIZE": "8"}) == (3, 8)
+    slurm = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}
+    assert rank_and_world(slurm) == (1, 4)
+    assert rank_and_world(slurm | {"SLURM_JOB_NAME": "bash"}) is None
+    assert rank_and_world({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
+
+
+def test_ranks_that_cannot_be_are_refused(capsys, home, monkeypatch, tmp_path):
+    line = ["train", home / "config.yaml", f"run={tmp_path / 'no'}", "train.batch_size=8", "--no-progress"]
+    assert "batch_size=8 must divide" in refused(capsys, *line, "train.devices=3")
+    assert "strategy=fsdp2 keeps no average" in refused(capsys, *line, "train.strategy=fsdp2", "train.ema=0.9")
+    assert "at most" in refused(capsys, *line, "train.devices=4096", "train.batch_size=4096")
+    assert "torchrun or srun" in refused(capsys, *line, "train.num_nodes=2")
+    if not torch.cuda.is_available():
+        assert "this machine has 0 GPUs" in refused(capsys, *line, "train.devices=2", "train.accelerator=gpu")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert "started as 4 processes" in refused(capsys, *line, "train.devices=2")
+    assert not (tmp_path / "no" / "checkpoints").exists()
+    monkeypatch.undo()
+    err = refused(capsys, "sample", home / "run", "--file", write_rows(tmp_path / "p", []), "--batch", "0")
+    assert "--batch 0" in err
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "autoregressive"])
+def test_activations_computed_again_give_the_same_gradient(home, kind):
+    """Bit by bit: the same operations on the same numbers."""
+    feed = ["model.feed=gold"] if kind == "autoregressive" else []
+    experiment = read_experiment(home / "config.yaml", [f"model.drafter={kind}", "model.backbone.layers=2", *feed])
+    tokenizer = experiment.make_tokenizer()
+    batch = Stream(some_examples(30), tokenizer, 6, 8, seed=0).step(0)[0].batch
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        reasoner = Reasoner(experiment.model, tokenizer).train()
+        ran: list[bool] = []
+        for network in networks(reasoner):
+            for layer in network.model.base_model.layers:
+                layer.mlp.register_forward_pre_hook(lambda *_, ran=ran: ran.append(torch.is_grad_enabled()))
+            if again:
+                network.model.activation_checkpointing_enable({"use_reentrant": False})
+        reasoner.loss(reasoner.losses(batch)).backward()
+        found.append([p.grad for p in reasoner.parameters()])
+        assert sum(ran) == (4 if again else 2)  # each layer with a gradient, once more in the backward pass
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_feed_makes_the_same_calls_whatever_it_draws(home):
+    """Ranks that share weights hang where one calls the network and another does not: the one-step draft of no rows
+    is a call too, and changes nothing.
+    """
+    reasoner, _ = load_reasoner(home / "run", read_experiment(home / "run"))
+    batch = Stream(some_examples(30), reasoner.tokenizer, 6, 1, seed=0).step(0)[0].batch
+    calls = []
+    reasoner.networks.decoder.register_forward_hook(lambda *_: calls.append(1))
+    counts = set()
+    for key in range(12):
+        keyed = type(batch.prompts)(torch.tensor([key]), batch.prompts.tokens, batch.prompts.keep)
+        one = type(batch)(keyed, batch.sketch, batch.answer, batch.answer_keep)
+        calls.clear()
+        reasoner.losses(one)
+        counts.add(len(calls))
+    assert len(counts) == 1
+
+
+def test_the_learning_rate_rises_then_falls_and_embeddings_are_spared(home):
+    train = Train(steps=10, warmup=4, decay="linear", validate_every=0)
+    assert [rate(train, step, 0.0) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rate(train, 9, 0.75) == 0.25 and rate(train, 9, 2.0) == 0.0
+    reasoner, _ = load_reasoner(home / "run", read_experiment(home / "run"))
+    decayed, spared = adamw(reasoner, train).param_groups
+    embedding = reasoner.networks.decoder.model.get_input_embeddings().weight
+    assert decayed["weight_decay"] > 0 and spared["weight_decay"] == 0
+    assert all(p.ndim >= 2 and p is not embedding for p in decayed["params"])
+    assert any(p is embedding for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(reasoner.parameters()))
+
+
+def test_a_step_in_parts_is_the_step_as_a_whole(home, tmp_path):
+    """One mean over all tokens of the step, whatever its parts hold: losses, gradient and what follows from them."""
+    found = []
+    for parts in (1, 2, 4):
+        run = tmp_path / str(parts)
+        line = ["train.steps=4", "train.batch_size=8", f"train.accumulate={parts}", "train.log_every=1"]
+        assert main(["train", str(home / "config.yaml"), f"run={run}", *line, "--no-progress"]) == 0
+        found.append(list(csv.DictReader((run / "logs" / "metrics.csv").open())))
+    for name in ("train/sketch", "train/answer", "train/gradient_norm"):
+        for row, *others in zip(*found, strict=True):
+            assert all(float(other[name]) == pytest.approx(float(row[name]), rel=5e-6) for other in others), name
+
+
+def test_the_average_of_weights_keeps_the_rotary_frequencies(home, tmp_path, monkeypatch):
+    """An average of a buffer with itself is off by rounding, and no checkpoint holds it: a resumed run would differ."""
+    seen = []
+
+    def totals(reasoner, *_):
+        buffers = dict(reasoner.named_buffers())
+        seen.append(buffers["networks.decoder.model.model.rotary_emb.inv_freq"].clone())
+        return {"accuracy": (0.0, 1.0)}
+
+    monkeypatch.setattr("hybrid.train.module.validation_totals", totals)
+    line = ["train.steps=6", "train.ema=0.9", "train.validate_every=2", "train.validate_examples=2"]
+    line += ["model.backbone.width=64", f"run={tmp_path / 'run'}", "--no-progress"]
+    assert main(["train", str(home / "config.yaml"), *line]) == 0
+    experiment = read_experiment(tmp_path / "run")
+    exact = dict(Reasoner(experiment.model, experiment.make_tokenizer()).named_buffers())
+    assert len(seen) == 3
+    assert all(torch.equal(one, exact["networks.decoder.model.model.rotary_emb.inv_freq"]) for one in seen)
