@@ -21,6 +21,7 @@ from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import State
 from hybrid.diffusion.noise import Noise, low_discrepancy_times, uniform
 from hybrid.drafters import Drafted, Drafter, Request, finish
+from hybrid.drafters.abilities import check_abilities
 from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.controls import NoSketch
 from hybrid.drafters.diffusion import Diffusion
@@ -94,12 +95,13 @@ class Reasoner(nn.Module):
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config, self.tokenizer, self.special = model, tokenizer, tokenizer.special
-        decoder = Network(model.backbone.build(len(tokenizer)))
+        decoder = model.backbone.network(len(tokenizer))
         drafter: Network | None = None
         if model.drafter.learns:
             own = model.drafter_backbone or model.backbone
-            drafter = decoder if model.pairing == "shared" else Network(own.build(len(tokenizer)))
+            drafter = decoder if model.pairing == "shared" else own.network(len(tokenizer))
         self.networks = Pairing(decoder, drafter)
+        check_abilities(model.drafter, self.networks)
 
     @property
     def device(self) -> torch.device:
@@ -148,7 +150,8 @@ class Reasoner(nn.Module):
 
     def _check_room(self, prompts: Prompts) -> None:
         """Refuse prompts that leave no room for canvas and answer, and their markers, in the network's positions."""
-        positions = getattr(self.networks.decoder.model.config, "max_position_embeddings", None)
+        networks = [self.networks.decoder, *([self.networks.drafter] if self.networks.drafter is not None else [])]
+        positions = min((n.room for n in networks if n.room is not None), default=None)
         room = (positions or 0) - self.config.canvas - self.config.max_answer - 2
         if positions is not None and prompts.tokens.shape[1] > room:
             raise ValueError(

@@ -165,11 +165,13 @@ class Diffusion(Drafter):
     def bind(self, network: Network, request: Request, spent: Spent) -> tuple[Denoiser, Memory]:
         """Encode the prompts once; the denoiser over them, ruled and counted, and their memory."""
         rows, width = request.prompts.tokens.shape
-        spent.charge("denoiser", positions=width, flops=network.flops(width, width))
+        again = width if network.rereads else 0  # such a network encodes no prompt once, but reads it at every step
+        if not again:
+            spent.charge("denoiser", positions=width, flops=network.flops(width, width))
         _, memory = network.remember([prompt_segment(request.prompts)])
         inner = CanvasDenoiser(network, memory.read_only(), request.special, self.shift)
-        flops = network.flops(request.canvas + 1, width + request.canvas + 1)
-        return _ruled(Counted(inner, spent, torch.arange(rows), flops, extra=1), request.special), memory
+        flops = network.flops(again + request.canvas + 1, width + request.canvas + 1)
+        return _ruled(Counted(inner, spent, torch.arange(rows), flops, extra=again + 1), request.special), memory
 
     def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
         assert network is not None

@@ -5,12 +5,12 @@ within itself and sees the whole of the segments that it names. One boolean mask
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -20,6 +20,7 @@ class Segment:
 
     keep: False on padding, which nobody attends to. positions: for the rotary embedding.
     is_causal: attends within itself only to the left. sees: names of other segments it attends to in full.
+    vectors: read instead of the tokens' embeddings; None: the tokens.
     """
 
     name: str
@@ -28,6 +29,14 @@ class Segment:
     positions: Int[Tensor, "b n"]
     is_causal: bool
     sees: tuple[str, ...] = ()
+    vectors: Float[Tensor, "b n d"] | None = None
+
+    def select(self, rows: Int[Tensor, "r"]) -> "Segment":
+        """The segment of some of its rows."""
+        vectors = None if self.vectors is None else self.vectors[rows]
+        return replace(
+            self, tokens=self.tokens[rows], keep=self.keep[rows], positions=self.positions[rows], vectors=vectors
+        )
 
 
 def running(keep: Bool[Tensor, "b n"], start: Int[Tensor, "b"] | int = 0) -> Int[Tensor, "b n"]:
@@ -68,3 +77,9 @@ def attention(segments: Sequence[Segment], memory_keep: Bool[Tensor, "b m"] | No
         seen = rearrange(memory_keep, "b m -> b 1 1 m").expand(-1, -1, keep.shape[1], -1)
         mask = torch.cat([seen, mask], dim=-1)
     return mask
+
+
+def near(queries: Int[Tensor, "b n"], keys: Int[Tensor, "b m_n"], distance: int) -> Bool[Tensor, "b 1 n m_n"]:
+    """Pairs of positions at most `distance` apart: what a layer with a sliding window may attend to."""
+    apart = rearrange(queries, "b n -> b 1 n 1") - rearrange(keys, "b m -> b 1 1 m")
+    return apart.abs() <= distance

@@ -2,6 +2,7 @@
 
 from hybrid.tasks.addition import Addition
 from hybrid.tasks.chain import Chain
+from hybrid.tasks.checkpoint_tokenizer import CheckpointTokenizer, PretrainedTokenizer
 from hybrid.tasks.collate import collate, prompts
 from hybrid.tasks.countdown import Countdown
 from hybrid.tasks.gsm8k import Gsm8k
@@ -33,6 +34,7 @@ __all__ = [
     "BytePair",
     "Chain",
     "Character",
+    "CheckpointTokenizer",
     "Countdown",
     "Data",
     "Drawn",
@@ -41,6 +43,7 @@ __all__ = [
     "JsonLines",
     "Multiplication",
     "Procedural",
+    "PretrainedTokenizer",
     "ProntoQA",
     "ProsQA",
     "Sudoku",
