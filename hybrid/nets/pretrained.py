@@ -1,6 +1,8 @@
 """Backbones that begin from a checkpoint, local or on the Hub."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +10,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from hybrid.kinds import register
 from hybrid.nets.backbone import Backbone
@@ -55,15 +58,17 @@ class Pretrained(Backbone):
         if self.quantise:
             options["quantization_config"] = _quantised(self.quantise)
         try:
-            model, info = cls.from_pretrained(
-                self.name, config=config, revision=self.revision, dtype=getattr(torch, self.dtype),
-                output_loading_info=True, **self._trusted(), **options,
-            )  # fmt: skip
+            with _quiet():
+                model, info = cls.from_pretrained(
+                    self.name, config=config, revision=self.revision, dtype=getattr(torch, self.dtype),
+                    output_loading_info=True, **self._trusted(), **options,
+                )  # fmt: skip
         except OSError as error:
             raise ValueError(self._unread(error)) from None
         self._check_weights(model, info)
         if vocabulary != model.config.get_text_config().vocab_size:
-            model.resize_token_embeddings(vocabulary)
+            with _quiet():
+                model.resize_token_embeddings(vocabulary)
         for module in model.modules():  # the reasoner's noise is passed in; a network draws none of its own
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -91,9 +96,12 @@ class Pretrained(Backbone):
     def _config(self) -> tuple[PreTrainedConfig, dict[str, str]]:
         """The config, and where the weights have other names, theirs -> transformers'."""
         try:
-            theirs, _ = PreTrainedConfig.get_config_dict(self.name, revision=self.revision)
+            with _quiet():
+                theirs, _ = PreTrainedConfig.get_config_dict(self.name, revision=self.revision)
         except (OSError, ValueError) as error:
             raise ValueError(self._unread(error)) from None
+        if not theirs:
+            raise ValueError(self._unread(FileNotFoundError("no config.json")))
         kind = theirs.get("model_type")
         if kind in CONVENTIONS:
             convention = CONVENTIONS[kind]
@@ -177,6 +185,20 @@ def _class_of(config: PreTrainedConfig, trusts: bool) -> Any:
     if type(config) in masked:
         return masked[type(config)]
     raise ValueError(f"model_type={config.model_type!r} ({named or 'no architecture'}) has no language model head")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library's own reports and bars: what matters of them is raised."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _quantised(bits: str) -> Any:
