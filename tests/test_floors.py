@@ -28,7 +28,7 @@ FLOORS = [
         cli
         train describe hub harness
         experiment
-        evaluate report
+        evaluate report sizes
         reasoner report_page report_plot
         drafters report_series
         feed bridge frontier config

@@ -46,6 +46,51 @@ class Frozen(Adapted):
         network.model.requires_grad_(False)
 
 
+@register(Backbone, "lora")
+@dataclass(frozen=True)
+class Lora(Adapted):
+    """Its weights stay; low-rank matrices beside every linear layer train instead (LoRA, arXiv 2106.09685), by peft.
+
+    rank, alpha: the update is alpha / rank * B A. targets: names of linear layers; empty: all but the head.
+    new_tokens: of the vocabulary's last tokens, which a checkpoint's tokenizer was given for mask, sketch and answer,
+    so many train their embeddings too.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    targets: tuple[str, ...] = ()
+    new_tokens: int = 4
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank}: must be 1 or more")
+        if self.new_tokens < 0:
+            raise ValueError(f"new_tokens={self.new_tokens}: must be 0 or more")
+
+    def adapt(self, network: Network) -> None:
+        try:
+            from peft import LoraConfig
+        except ImportError:
+            raise ValueError("kind: lora needs the package peft: pip install 'hybrid-reasoning[lora]'") from None
+        model = network.model
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+        size = embedding.weight.shape[0]
+        tokens = {names[id(embedding)]: list(range(size - self.new_tokens, size))} if self.new_tokens else None
+        if tokens and head.weight is not embedding.weight:
+            tokens[names[id(head)]] = tokens[names[id(embedding)]]
+        chosen = list(self.targets) or "all-linear"
+        try:
+            model.add_adapter(
+                LoraConfig(
+                    r=self.rank, lora_alpha=self.alpha, target_modules=chosen, trainable_token_indices=tokens,
+                    lora_dropout=0.0, task_type="CAUSAL_LM",
+                )
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"targets={list(self.targets)}: {str(error).partition(chr(10))[0]}") from None
+
+
 def innermost(backbone: Backbone | None) -> Backbone | None:
     """The backbone that builds the model, under all that is put round it."""
     while isinstance(backbone, Adapted):

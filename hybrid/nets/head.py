@@ -10,7 +10,7 @@ def predictions(model: PreTrainedModel, hidden: Float[Tensor, "... d"]) -> Float
     """Logits of hidden states: the output embeddings, with what a family puts before them (BERT's, RoBERTa's and
     ModernBERT's dense layer) or after them (Gemma's soft cap, tanh(x / c) c).
     """
-    own = getattr(model, "lm_head", None)
+    own = getattr(model, "lm_head", None)  # under an adapter, no plain linear layer either
     if own is not None and not isinstance(own, nn.Linear):
         logits = own(hidden)
     elif hasattr(model, "cls"):

@@ -174,7 +174,8 @@ class Network(nn.Module):
             if p.ndim in (2, 3) and id(p) not in looked_up:
                 total += p.numel() * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
         head = self.model.get_output_embeddings().weight
-        return total + (head.numel() if id(head) in looked_up else 0)
+        has_own_head = any(p.shape == head.shape and id(p) not in looked_up for p in self._body().parameters())
+        return total + (0 if has_own_head else head.numel())  # a tied head multiplies by what is looked up
 
     def _body(self) -> nn.Module:
         """What a token runs through, of all that the model has."""

@@ -19,6 +19,7 @@ from hybrid.build import ConfigError, plain
 from hybrid.config import differences, load
 from hybrid.experiment import CONFIG, TOKENIZER, TRAINED, WEIGHTS, Experiment, read_trained, save_run, save_weights
 from hybrid.reasoner import Reasoner
+from hybrid.sizes import sizes_table
 from hybrid.tasks import Tokenizer
 from hybrid.train.data import Examples
 from hybrid.train.module import HybridReasoner
@@ -92,7 +93,10 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
     save_run(folder, experiment, tokenizer)
     torch.manual_seed(experiment.seed)
     settings = experiment.train
-    module = HybridReasoner(Reasoner(experiment.model, tokenizer), experiment.task, settings, experiment.seed)
+    reasoner = Reasoner(experiment.model, tokenizer)
+    if progress:
+        print(sizes_table(reasoner))
+    module = HybridReasoner(reasoner, experiment.task, settings, experiment.seed)
     data = Examples(
         experiment.examples("train"), experiment.examples("valid"), tokenizer, experiment.model.canvas, settings,
         experiment.seed,
