@@ -43,13 +43,14 @@ PLACE_OF = {
     "pytorch_lightning": "train",
     "diffusers": "hub",
     "matplotlib": "report_plot",
-    "transformers": "nets tasks",
+    "transformers": "nets tasks hub",
+    "huggingface_hub": "hub",
     "peft": "nets",
     "tokenizers": "tasks",
     "datasets": "tasks",
     "pyarrow": "tasks",
     "math_verify": "tasks",
-    "safetensors": "experiment",
+    "safetensors": "experiment hub nets",
     "lm_eval": "harness",
 }
 PURE = {"torch", "jaxtyping", *sys.stdlib_module_names}

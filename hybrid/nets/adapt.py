@@ -1,5 +1,6 @@
 """Backbones round another: frozen, or adapted by low-rank matrices."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,39 @@ class Lora(Adapted):
             )  # fmt: skip
         except ValueError as error:
             raise ValueError(f"targets={list(self.targets)}: {str(error).partition(chr(10))[0]}") from None
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy with low-rank matrices and trained tokens added into the weights; the model itself where it has none."""
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    whole = copy.deepcopy(model)
+    for name, module in list(whole.named_modules()):
+        layer = module.token_adapter if isinstance(module, AuxiliaryTrainingWrapper) else module
+        if name and isinstance(layer, BaseTunerLayer) and not name.endswith(".token_adapter"):
+            layer.merge()
+            whole.set_submodule(name, layer.get_base_layer())
+    whole._hf_peft_config_loaded = False
+    del whole.peft_config
+    return whole.requires_grad_(True)
+
+
+def write_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """The low-rank matrices and trained tokens of a model alone, in peft's format. Tied ones are written once."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    state, seen = {}, set()
+    for name, tensor in get_peft_model_state_dict(model, adapter_name="default").items():
+        if "base_layer" not in name and tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            state[f"base_model.model.{name.removeprefix('base_model.model.')}"] = tensor.detach().contiguous()
+    folder.mkdir()
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    model.peft_config["default"].save_pretrained(folder)
 
 
 def innermost(backbone: Backbone | None) -> Backbone | None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import tokenizers
@@ -60,11 +61,19 @@ class CheckpointTokenizer(Tokenizer):
 
     def rendered(self, text: str) -> str:
         """The chat template over one user's turn, open for the reply."""
-        from transformers import PreTrainedTokenizerFast
-
-        fast = PreTrainedTokenizerFast(tokenizer_object=self.model, chat_template=self.template, **self.names_of)
         turn = [{"role": "user", "content": text}]
-        return str(fast.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+        return str(self.fast.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+
+    @cached_property
+    def fast(self) -> Any:
+        return self.to_fast()
+
+    def to_fast(self) -> Any:
+        fast = super().to_fast()
+        fast.chat_template = self.template
+        if begin := self.names_of.get("bos_token"):
+            fast.bos_token = begin
+        return fast
 
     def difference(self, vocabulary: dict[str, int]) -> str | None:
         """Where a checkpoint's vocabulary is not this one; tokens that were added here aside."""

@@ -94,6 +94,15 @@ class Tokenizer:
             return "".join(map(self.names.__getitem__, ids))
         return self.model.decode(ids, skip_special_tokens=False)
 
+    def to_fast(self) -> Any:
+        """The tokenizer as transformers has them, for others' tools: text that spells a special token becomes it."""
+        from transformers import PreTrainedTokenizerFast
+
+        roles = {"pad_token": "pad", "eos_token": "end", "mask_token": "mask"}
+        names = {role: self.names[getattr(self.special, part)] for role, part in roles.items()}
+        marks = [self.names[self.special.sketch], self.names[self.special.answer]]
+        return PreTrainedTokenizerFast(tokenizer_object=self.model, additional_special_tokens=marks, **names)
+
     def to_json(self) -> str:
         """The whole tokenizer as text in the library's format; `from_json` reads it."""
         return self.model.to_str(pretty=True)
