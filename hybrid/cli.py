@@ -1,4 +1,4 @@
-"""The command line: hybrid train | evaluate | sample | show | export | report."""
+"""The command line: hybrid train | evaluate | sample | show | check-data | export | report."""
 
 import argparse
 import dataclasses
@@ -108,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     show = command("show", _show, "Show a resolved config, its parts and parameter counts, and what other kinds exist.")
     show.add_argument("config", help="YAML file, or a run folder")
     show.add_argument("overrides", **overrides)
+
+    check = command("check-data", _check_data, "Check an experiment's data before training on it.")
+    check.add_argument("config", help="YAML file, or a run folder")
+    check.add_argument("overrides", **overrides)
+    check.add_argument("--samples", type=int, default=2, help="train rows shown as the networks read them")
 
     export = command("export", _export, "Write a run as a pipeline of transformers models, with a model card.")
     export.add_argument("run", help="run folder of `hybrid train`")
@@ -255,6 +260,16 @@ def _show(options: Any) -> None:
     print(dump(plain(experiment)))
     print(parameters_table(experiment))
     print(kinds_table())
+
+
+def _check_data(options: Any) -> None:
+    from hybrid.data_check import check_data
+
+    report = check_data(_read(options), options.samples)
+    print("\n".join(report.lines))
+    if report.faults:
+        print("\n".join(f"fault: {fault}" for fault in report.faults))
+        raise ValueError(f"{len(report.faults)} faults in the data, listed above")
 
 
 def _export(options: Any) -> None:

@@ -26,7 +26,7 @@ FLOORS = [
     floor.split()
     for floor in """
         cli
-        train describe hub harness
+        train describe data_check hub harness
         experiment
         evaluate report sizes
         reasoner report_page report_plot

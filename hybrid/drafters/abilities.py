@@ -38,6 +38,8 @@ def check_abilities(drafter: Drafter, networks: Pairing) -> None:
                 f"shift={drafter.shift}: {_name(own)} was trained to predict a token at {where}; "
                 f"set model.drafter.shift={str(taught).lower()}"
             )
+        if drafter.anneal and not own.can_write:
+            raise ValueError(f"anneal={drafter.anneal}: {_name(own)} looks both ways already; set it to 0")
         if drafter.next_token and not own.can_write:
             raise ValueError(f"next_token={drafter.next_token:g}: {_name(own)} reads both ways; set it to 0")
 

@@ -71,6 +71,8 @@ class Diffusion(Drafter):
     copies: corruptions of each sketch per training step, which share one encoding of the prompt.
     shift: read the prediction of a token at the position before it, as autoregressive networks do
         (DiffuLLaMA, arXiv 2410.17891; Dream, arXiv 2508.15487).
+    anneal: steps of training over which a causal network learns to look ahead on the canvas: each later position is
+        seen with probability step / anneal (DiffuLLaMA, section 3.3). Drafts and validation always look ahead.
     next_token: weight of a causal next-token loss on the clean sketch, in training only, beside the bound.
     """
 
@@ -85,11 +87,14 @@ class Diffusion(Drafter):
     train_weight: float = 1.0
     copies: int = 1
     shift: bool = True
+    anneal: int = 0
     next_token: float = 0.0
 
     def __post_init__(self) -> None:
         if self.copies < 1:
             raise ValueError(f"copies={self.copies}: must be 1 or more")
+        if self.anneal < 0:
+            raise ValueError(f"anneal={self.anneal}: must be 0 (look ahead from the start) or a number of steps")
         if not 0 <= self.train_weight <= 1:
             raise ValueError(f"train_weight={self.train_weight}: must be between 0 (tokens alike) and 1 (the bound)")
 
@@ -107,7 +112,7 @@ class Diffusion(Drafter):
                 z, weight = corrupt_by_counts(x, at, u, special.mask)
             else:
                 z, weight = self.corruption.corrupt(x, self.schedule.alpha(at), u, special.mask), None
-            segments.append(canvas_segment(z, start, special, f"canvas{copy}"))
+            segments.append(self._annealed(canvas_segment(z, start, special, f"canvas{copy}"), noise, copy))
             copies.append((z, at, weight))
         if self.next_token:
             segments.append(dataclasses.replace(Tokens().segment(x, start, special), name="clean"))
@@ -144,8 +149,16 @@ class Diffusion(Drafter):
             cost = weight.float() * torch.where(z == special.mask, nll, 0.0).sum(-1)
         return cost * (weight ** (self.train_weight - 1)).float()
 
+    def _annealed(self, canvas: Segment, noise: Noise, copy: int) -> Segment:
+        """The canvas as training sees it: at step `noise.epoch`, later positions are visible by share."""
+        if noise.epoch >= self.anneal:
+            return canvas
+        n = canvas.tokens.shape[1]
+        u = noise.uniform(streams.CORRUPT, self.copies + copy, n * n).unflatten(-1, (n, n))
+        return dataclasses.replace(canvas, ahead=u < noise.epoch / self.anneal)
+
     def honest(self) -> "Diffusion":
-        return dataclasses.replace(self, train_weight=1.0, next_token=0.0)
+        return dataclasses.replace(self, train_weight=1.0, next_token=0.0, anneal=0)
 
     @torch.no_grad()
     def one_step(

@@ -5,8 +5,9 @@ within itself and sees the whole of the segments that it names. One boolean mask
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -21,6 +22,7 @@ class Segment:
     keep: False on padding, which nobody attends to. positions: for the rotary embedding.
     is_causal: attends within itself only to the left. sees: names of other segments it attends to in full.
     vectors: read instead of the tokens' embeddings; None: the tokens.
+    ahead: which later positions each sees, in a segment that is not causal; None: all of them.
     """
 
     name: str
@@ -30,13 +32,14 @@ class Segment:
     is_causal: bool
     sees: tuple[str, ...] = ()
     vectors: Float[Tensor, "b n d"] | None = None
+    ahead: Bool[Tensor, "b n n"] | None = None
 
     def select(self, rows: Int[Tensor, "r"]) -> "Segment":
         """The segment of some of its rows."""
-        vectors = None if self.vectors is None else self.vectors[rows]
-        return replace(
-            self, tokens=self.tokens[rows], keep=self.keep[rows], positions=self.positions[rows], vectors=vectors
-        )
+        chosen: dict[str, Any] = {
+            f.name: value[rows] for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **chosen)
 
 
 def running(keep: Bool[Tensor, "b n"], start: Int[Tensor, "b"] | int = 0) -> Int[Tensor, "b n"]:
@@ -73,6 +76,13 @@ def attention(segments: Sequence[Segment], memory_keep: Bool[Tensor, "b m"] | No
     pattern = _pattern(shape, keep.device)
     own = torch.eye(keep.shape[1], dtype=torch.bool, device=keep.device)
     mask = (pattern & rearrange(keep, "b n -> b 1 1 n")) | own
+    start = 0
+    for segment in segments:
+        here = slice(start, start + segment.tokens.shape[1])
+        start = here.stop
+        if segment.ahead is not None:
+            behind = torch.ones_like(segment.ahead[0]).tril()
+            mask[:, 0, here, here] &= behind | segment.ahead
     if memory_keep is not None:
         seen = rearrange(memory_keep, "b m -> b 1 1 m").expand(-1, -1, keep.shape[1], -1)
         mask = torch.cat([seen, mask], dim=-1)

@@ -10,6 +10,7 @@ from hybrid.tasks.json_lines import JsonLines
 from hybrid.tasks.multiplication import Multiplication
 from hybrid.tasks.ontology import ProntoQA, ProsQA
 from hybrid.tasks.procedural import Drawn, Draws, Procedural
+from hybrid.tasks.rows import Rows
 from hybrid.tasks.sudoku import Sudoku
 from hybrid.tasks.task import Data, Task, example, key_of, split
 from hybrid.tasks.tokenizer import (
@@ -46,6 +47,7 @@ __all__ = [
     "PretrainedTokenizer",
     "ProntoQA",
     "ProsQA",
+    "Rows",
     "Sudoku",
     "Task",
     "Tokenizer",
