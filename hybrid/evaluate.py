@@ -84,7 +84,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     listed = []
     budgets = _budgets(settings, canvas)
     if 0 in budgets:
-        listed.append(Way("hybrid", drafter, Budget(0), {**pairing, "steps": 0}))
+        listed.append(Way(model.method, drafter, Budget(0), {**pairing, "steps": 0}))
     for policy in settings.policies or (drafter.policy,):
         own = dataclasses.replace(drafter, policy=policy)
         labels: dict[str, Any] = {**pairing, "policy": kind_of(Policy, type(policy))}
@@ -93,7 +93,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
         for steps in budgets:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
             if steps:
-                listed.append(Way("hybrid", own, Budget(steps), {**labels, "steps": steps}))
+                listed.append(Way(model.method, own, Budget(steps), {**labels, "steps": steps}))
     return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hybrid.bridge import Bridge, Tokens
+from hybrid.bridge import Bridge, Latent, Tokens
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import State
@@ -66,12 +66,17 @@ class Model:
         if self.pairing == "shared" and isinstance(self.drafter, Autoregressive) and not isinstance(self.feed, Gold):
             raise ValueError("an autoregressive drafter that shares its trunk trains on the gold sketch: feed: gold")
 
+        if isinstance(self.bridge, Latent) and isinstance(self.drafter, Autoregressive):
+            raise ValueError("bridge: latent reads a canvas that was denoised; an autoregressive drafter takes tokens")
+
     @property
     def method(self) -> str:
         """The name of this arrangement in every table."""
         if isinstance(self.drafter, Autoregressive):
             return "chain" if self.pairing == "shared" else "ar_drafter"
-        return "direct" if not self.drafter.learns else "hybrid"
+        if not self.drafter.learns:
+            return "direct"
+        return "latent" if isinstance(self.bridge, Latent) else "hybrid"
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class Reasoner(nn.Module):
             drafter = decoder if model.pairing == "shared" else own.network(len(tokenizer))
         self.networks = Pairing(decoder, drafter)
         check_abilities(model.drafter, self.networks)
+        self.bridge = model.bridge.module(self.networks)
 
     @property
     def device(self) -> torch.device:
@@ -131,6 +137,9 @@ class Reasoner(nn.Module):
         feed = feed or self.config.feed
         fed, extra = self._fed(batch, noise, feed)
         sketch, answer = self._decoding(batch, fed)
+        if self.bridge is not None and not isinstance(feed, Nothing):
+            sketch = self.bridge(self.networks, batch.prompts, sketch)
+            extra += len(batch) * (batch.prompts.tokens.shape[1] + sketch.tokens.shape[1])
         drafting = [] if plan is None else plan.segments
         if plan is not None and self.networks.is_shared and any(s.name == "sketch" for s in drafting):
             sketch = next(s for s in drafting if s.name == "sketch")  # the chain reads what it writes
@@ -230,7 +239,7 @@ class Reasoner(nn.Module):
 
         written = write(
             self.networks.decoder,
-            *self._prefix(prompts, drafted),
+            *self._prefix(prompts, drafted, spent),
             self.config.max_answer,
             end_id=self.special.end,
             pad_id=self.special.pad,
@@ -259,7 +268,7 @@ class Reasoner(nn.Module):
             for row in range(len(prompts))
         ]
 
-    def _prefix(self, prompts: Prompts, drafted: Drafted) -> tuple[list[Segment], Memory | None]:
+    def _prefix(self, prompts: Prompts, drafted: Drafted, spent: Spent) -> tuple[list[Segment], Memory | None]:
         """What the decoder must still read before it answers, and the memory it may start from."""
         start = prompts.keep.sum(-1)
         memory = drafted.memory if self.networks.is_shared else None
@@ -273,6 +282,8 @@ class Reasoner(nn.Module):
         else:
             sketch = self.config.bridge.segment(drafted.sketch, start, self.special)
             end = start + sketch.keep.sum(-1)
+            if self.bridge is not None and sketch.keep.any():
+                sketch = self.bridge(self.networks, prompts, sketch, drafted.memory, spent)
         marker = torch.full_like(end[:, None], self.special.answer)
         keep = torch.ones_like(marker, dtype=torch.bool)
         answer = Segment("answer", marker, keep, end[:, None], is_causal=True, sees=("prompt", "sketch"))
