@@ -1,4 +1,4 @@
-"""The command line: hybrid train | evaluate | sample | show | check-data | export | report."""
+"""The command line: hybrid train | evaluate | sample | show | report, and the commands of cli_tools."""
 
 import argparse
 import dataclasses
@@ -109,17 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("config", help="YAML file, or a run folder")
     show.add_argument("overrides", **overrides)
 
-    check = command("check-data", _check_data, "Check an experiment's data before training on it.")
-    check.add_argument("config", help="YAML file, or a run folder")
-    check.add_argument("overrides", **overrides)
-    check.add_argument("--samples", type=int, default=2, help="train rows shown as the networks read them")
+    from hybrid import cli_tools
 
-    export = command("export", _export, "Write a run as a pipeline of transformers models, with a model card.")
-    export.add_argument("run", help="run folder of `hybrid train`")
-    export.add_argument("out", help="new folder for the pipeline")
-    export.add_argument("--adapters", action="store_true", help="also write low-rank matrices on their own")
-    export.add_argument("--push", metavar="REPOSITORY", help="upload it to the Hub under this name")
-    export.add_argument("--private", action="store_true", help="make the repository private")
+    cli_tools.add_commands(command, overrides)
 
     report = command("report", _report, "Merge the frontiers of runs of one task into one table, plot and page.")
     report.add_argument("runs", nargs="+", help="run folders, or frontier.json files")
@@ -260,30 +252,6 @@ def _show(options: Any) -> None:
     print(dump(plain(experiment)))
     print(parameters_table(experiment))
     print(kinds_table())
-
-
-def _check_data(options: Any) -> None:
-    from hybrid.data_check import check_data
-
-    report = check_data(_read(options), options.samples)
-    print("\n".join(report.lines))
-    if report.faults:
-        print("\n".join(f"fault: {fault}" for fault in report.faults))
-        raise ValueError(f"{len(report.faults)} faults in the data, listed above")
-
-
-def _export(options: Any) -> None:
-    from hybrid.config import add_fork_path
-    from hybrid.experiment import is_run
-    from hybrid.hub.export import export, push
-
-    if not is_run(options.run):
-        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
-    add_fork_path(options.run)
-    made = export(options.run, options.out, adapters=options.adapters)
-    print("written: " + ", ".join(str(path) for path in made))
-    if options.push:
-        print(f"pushed: {push(options.out, options.push, private=options.private)}")
 
 
 def _report(options: Any) -> None:

@@ -26,6 +26,7 @@ FLOORS = [
     floor.split()
     for floor in """
         cli
+        cli_tools
         train describe data_check hub harness
         experiment
         evaluate report sizes

@@ -12,7 +12,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from hybrid.build import ConfigError, plain
@@ -22,10 +21,11 @@ from hybrid.reasoner import Reasoner
 from hybrid.sizes import sizes_table
 from hybrid.tasks import Tokenizer
 from hybrid.train.data import Examples
+from hybrid.train.loggers import loggers_of
 from hybrid.train.module import HybridReasoner
 
 CHECKPOINT = "last.ckpt"
-FREE_TO_CHANGE = ("evaluate.", "run", "train.log_every", "train.checkpoint_every", "train.accelerator")
+FREE_TO_CHANGE = ("evaluate.", "run", "train.log_every", "train.checkpoint_every", "train.accelerator", "train.loggers")
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -124,7 +124,7 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
         log_every_n_steps=settings.log_every,
         callbacks=callbacks,
         plugins=[AtomicCheckpoints()],
-        logger=CSVLogger(folder, name="logs", version=""),
+        logger=loggers_of(settings.loggers, folder),
         enable_progress_bar=progress,
         enable_model_summary=False,
         default_root_dir=folder,

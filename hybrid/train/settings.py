@@ -18,6 +18,7 @@ class Train:
     precision: "bf16-mixed" or "32-true", as the trainer names them.
     validate_every, checkpoint_every, log_every: in steps; validate_every 0: never.
     validate_examples: from the valid split.
+    loggers: beside metrics.csv, which is always written. wandb stays offline unless WANDB_MODE=online.
     devices, accelerator: as the trainer names them.
     """
 
@@ -39,6 +40,7 @@ class Train:
     log_every: int = 20
     devices: int = 1
     accelerator: str = "auto"
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every", "devices"):
