@@ -98,7 +98,7 @@ def test_a_recurrent_checkpoint_decodes_what_another_drafts(family, tmp_path):
 
 
 def test_diffusion_gemma_is_a_shared_trunk(tmp_path):
-    reasoner = reasoner_of(save(tmp_path, "diffusion_gemma"))
+    reasoner = reasoner_of(save(tmp_path, "diffusion_gemma"), shift=False)
     trains_and_reasons(reasoner)
 
 

@@ -24,7 +24,7 @@ def network_of(model: PreTrainedModel) -> Network:
 
 def shift_of(network: Network) -> bool | None:
     """Whether the network's checkpoint predicts a token at the position before it; None: it was taught neither."""
-    if type(network.model).__name__.endswith("ForMaskedLM"):
+    if type(network.model).__name__.endswith("ForMaskedLM") or is_diffusion_gemma(network.model):
         return False
     return getattr(network.model.config, SHIFT, None)
 
