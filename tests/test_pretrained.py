@@ -304,6 +304,30 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path, monkeypatch):
     refused(save(tmp_path / "q"), "quantise=4bit: bitsandbytes is not installed", quantise="4bit")
 
 
+def test_code_of_a_checkpoint_runs_where_it_is_trusted_and_nowhere_else(tmp_path, monkeypatch):
+    """Its file leaves a mark when it runs."""
+    import transformers.dynamic_module_utils as modules
+
+    monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    save(tmp_path, "llama")
+    mark = tmp_path / "mark"
+    (tmp_path / "own.py").write_text(
+        "from pathlib import Path\nfrom transformers import LlamaConfig, LlamaForCausalLM\n"
+        f"Path({str(mark)!r}).touch()\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "own", "architectures": ["OwnModel"]}
+    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokenizer = PretrainedTokenizer(str(tmp_path)).train([])
+    refused(tmp_path, "model_type 'own' needs the checkpoint's own code; .*runs .* on this machine")
+    assert not mark.exists()
+    network = Pretrained(str(tmp_path), trust_remote_code=True).network(len(tokenizer))
+    assert mark.exists() and type(network.model).__name__ == "OwnModel"
+
+
 @pytest.mark.parametrize("kind", ["causal", "bos", "masked", "bare"])
 def test_the_checkpoints_tokenizer_gets_what_it_lacks_and_nothing_else(kind, tmp_path):
     fast = fast_tokenizer(kind)

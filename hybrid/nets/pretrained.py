@@ -79,7 +79,9 @@ class Pretrained(Backbone):
         check_reading(network)
         return network
 
-    def architecture(self, vocabulary: int) -> dict[str, Any]:
+    def architecture(self, vocabulary: int) -> dict[str, Any] | None:
+        if self.trust_remote_code:
+            return None  # its architecture is code that only the checkpoint has
         config, _ = self._config()
         data = config.to_dict()
         data["architectures"] = [_class_of(config, self.trust_remote_code).__name__]
