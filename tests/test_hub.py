@@ -74,6 +74,38 @@ def test_the_pipeline_answers_as_the_run_does(pairing, tmp_path):
     assert (index["drafter"][0] is None) == (pairing == "shared")
 
 
+def test_a_latent_bridge_goes_along(tmp_path):
+    """Its weights, which belong to neither network, are saved, loaded and moved with the pipeline."""
+    reasoner = run_of(tmp_path / "run", bridge={"kind": "latent", "text": False})
+    export(tmp_path / "run", tmp_path / "out")
+    pipeline = HybridReasoningPipeline.from_pretrained(tmp_path / "out")
+    assert_same(reasoner, pipeline)
+    pipeline.to(torch.float64)
+    assert {p.dtype for p in pipeline.reasoner.parameters()} == {torch.float64}
+    assert pipeline.reasoner.networks.decoder.model is pipeline.decoder
+
+
+def test_a_repository_is_fetched_whole(tmp_path, monkeypatch):
+    """Files that no component claims, such as the reasoner's own tokenizer, come too, and no code does."""
+    from fnmatch import fnmatch
+
+    from hybrid.hub import pipeline as module
+
+    reasoner, fetched = run_of(tmp_path / "run"), []
+    export(tmp_path / "run", tmp_path / "out")
+
+    def snapshot_download(name, allow_patterns):
+        fetched.append(name)
+        files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+        left = [file.name for file in files if not any(fnmatch(file.name, p) for p in allow_patterns)]
+        assert left == ["README.md"] and not any(fnmatch("code.py", p) for p in allow_patterns)
+        return str(tmp_path / "out")
+
+    monkeypatch.setattr(module, "snapshot_download", snapshot_download)
+    assert_same(reasoner, HybridReasoningPipeline.from_pretrained("me/it"))
+    assert fetched == ["me/it"]
+
+
 def test_its_parts_load_with_plain_classes(tmp_path):
     reasoner = run_of(tmp_path / "run", pairing="separate")
     export(tmp_path / "run", tmp_path / "out")

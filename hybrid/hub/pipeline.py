@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
@@ -100,7 +101,9 @@ class HybridReasoningPipeline(DiffusionPipeline):
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            folder = Path(cls.download(str(pretrained_model_name_or_path)))
+            # The library's own download leaves out files that belong to no component.
+            kinds = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=kinds))
         if missing := [name for name in ("model_index.json", REASONING, TOKENIZER) if not (folder / name).is_file()]:
             raise ValueError(f"{folder} is no exported reasoner: it has no {missing[0]}; `hybrid export` writes one")
         pipeline = super().from_pretrained(folder, **options)
@@ -112,6 +115,12 @@ class HybridReasoningPipeline(DiffusionPipeline):
             reasoner.load_state_dict(load_file(folder / REST), strict=False)
         pipeline.reasoner = reasoner.eval()
         return pipeline
+
+    def to(self, *args: Any, **options: Any) -> "HybridReasoningPipeline":
+        """As the library's, and what belongs to neither network comes along."""
+        super().to(*args, **options)
+        self._reasoner().to(device=self.device, dtype=self.dtype)
+        return self
 
     @torch.no_grad()
     def __call__(
