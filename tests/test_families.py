@@ -196,3 +196,30 @@ def test_vectors_in_the_place_of_tokens():
     by_vector = [segments[0], *(dataclasses.replace(s, vectors=embed(s.tokens)) for s in segments[1:])]
     before, after = net(segments), net(by_vector)
     assert all(torch.allclose(before[s.name], after[s.name], **CLOSE) for s in segments)
+
+
+@every([*ATTENTION, *MASKED, "diffusion_gemma"])
+def test_the_attention_of_gpus_gives_the_same(family, monkeypatch):
+    """Fused kernels take the same additive masks, by kind of layer too; capped scores stay with the plain one."""
+    net, batch = network_of(model_of(family, K)), tiny_batch(3)
+    segments = segments_of(family, batch)
+    with torch.no_grad():
+        plain = net(segments)
+        net._fit_to(torch.device("cuda"))
+        monkeypatch.setattr(type(net), "_fit_to", lambda self, device: None)
+        fused = net(segments)
+    implementation = net.model.config._attn_implementation
+    assert implementation == ("eager" if family == "gemma2" else "sdpa")
+    assert all(torch.allclose(fused[s.name][s.keep], plain[s.name][s.keep], **CLOSE) for s in segments)
+
+
+@every(["llama", "modernbert", "diffusion_gemma"])
+def test_the_canvas_teaches_how_the_prompt_is_encoded(family):
+    """Its gradient reaches the prompt, through keys and values kept for it where the family keeps some."""
+    net = network(family)
+    prompt, canvas = row(tiny_batch(2), sketch=False)
+    vectors = net.model.get_input_embeddings()(prompt.tokens).detach().requires_grad_()
+    net([dataclasses.replace(prompt, vectors=vectors), canvas])["canvas"].pow(2).sum().backward()
+    reached = vectors.grad.abs().amax(-1) > 0
+    assert torch.equal(reached, prompt.keep)
+    net.zero_grad()
