@@ -14,7 +14,8 @@ examples:
   hybrid train configs/quickstart/hybrid.yaml                 train; the same command resumes
   hybrid train configs/quickstart/hybrid.yaml seed=1 train.steps=500 run=runs/short
   hybrid evaluate runs/hybrid --steps 0,1,2,4,8 --policies confidence,threshold --controls gold,shuffled
-  hybrid sample runs/hybrid --prompt "3142" --steps 8
+  hybrid sample runs/hybrid --prompt 73250100,41000213 --steps 8
+  hybrid sample runs/hybrid --live --trace draft.json         watch it, keep it; `hybrid report` plays it
   hybrid show configs/quickstart/hybrid.yaml                  resolved config, sizes, other kinds
   hybrid report runs/hybrid runs/direct --out runs/frontier   one frontier of several runs
 """
@@ -104,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--temperature", type=float, help="0: greedy (the default)")
     sample.add_argument("--seed", type=int, default=0, help="of the draws")
     sample.add_argument("--json", action="store_true", help="one JSON object per prompt")
+    sample.add_argument("--live", action="store_true", help="show the canvas while it is denoised")
+    sample.add_argument("--delay", type=float, help="with --live: seconds that each state is shown")
+    sample.add_argument("--trace", metavar="FILE", help="every state as data; `hybrid report FILE --out DIR` plays it")
 
     show = command("show", _show, "Show a resolved config, its parts and parameter counts, and what other kinds exist.")
     show.add_argument("config", help="YAML file, or a run folder")
@@ -113,9 +117,9 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_tools.add_commands(command, overrides)
 
-    report = command("report", _report, "Merge the frontiers of runs of one task into one table, plot and page.")
-    report.add_argument("runs", nargs="+", help="run folders, or frontier.json files")
-    report.add_argument("--out", required=True, help="folder for frontier.json, .csv, .png and .html")
+    report = command("report", _report, "Merge the frontiers of runs of one task; play traces of `hybrid sample`.")
+    report.add_argument("runs", nargs="+", help="run folders, frontier.json files, trace files")
+    report.add_argument("--out", required=True, help="folder for frontier.json, .csv, .png, .html and trace.html")
     return parser
 
 
@@ -206,9 +210,12 @@ def _sample(options: Any) -> None:
     from hybrid.diffusion.policy import Policy
     from hybrid.drafters.diffusion import Diffusion
     from hybrid.experiment import is_run, load_reasoner
+    from hybrid.live import reason
 
     if not is_run(options.run):
         raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    if options.live and options.json:
+        raise ValueError("--live is for eyes and --json for programs: give one, or --live with --trace FILE")
     options.overrides = []
     experiment = _read(options)
     budget = Budget(options.steps)
@@ -228,7 +235,10 @@ def _sample(options: Any) -> None:
             method = reasoner.config.method
             raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{method}`")
         drafter = dataclasses.replace(drafter, **changes)
-    results = reasoner.reason(prompts, budget, drafter=drafter, seed=options.seed)
+    results = reason(
+        reasoner, prompts, budget, drafter=drafter, seed=options.seed, out=sys.stdout, task=experiment.title,
+        live=options.live, delay=options.delay, trace=options.trace,
+    )  # fmt: skip
     for prompt, result in zip(prompts, results, strict=True):
         if options.json:
             print(json.dumps({"prompt": prompt, **dataclasses.asdict(result)}, ensure_ascii=False))
@@ -255,12 +265,17 @@ def _show(options: Any) -> None:
 
 
 def _report(options: Any) -> None:
-    from hybrid import frontier, report
+    from hybrid import frontier, report, report_trace, trace
 
     paths = [Path(r) / "frontier.json" if Path(r).is_dir() else Path(r) for r in options.runs]
-    merged = frontier.merge([frontier.read(p) for p in paths])
-    files = report.write(merged, options.out)
-    print(report.table(merged))
+    films = [p for p in paths if trace.is_trace(p)]
+    traces = [one for path in films for one in trace.read(path)]
+    runs = [frontier.read(p) for p in paths if p not in films]
+    files = [report_trace.write(traces, options.out, has_frontier=bool(runs))] if films else []
+    if runs:
+        merged = frontier.merge(runs)
+        files += report.write(merged, options.out)
+        print(report.table(merged))
     print("written: " + ", ".join(str(f) for f in files))
 
 

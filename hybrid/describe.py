@@ -5,6 +5,7 @@ from hybrid.bridge import Bridge
 from hybrid.diffusion.corruption import Corruption
 from hybrid.diffusion.policy import Policy
 from hybrid.diffusion.schedule import NoiseSchedule
+from hybrid.diffusion.stop import Stop
 from hybrid.drafters import Drafter
 from hybrid.experiment import Experiment
 from hybrid.feed import Feed
@@ -20,6 +21,7 @@ PARTS: dict[str, type] = {
     "model.drafter.corruption": Corruption,
     "model.drafter.schedule": NoiseSchedule,
     "model.drafter.policy": Policy,
+    "model.drafter.stop": Stop,
     "model.backbone": Backbone,
     "model.bridge": Bridge,
     "model.feed": Feed,

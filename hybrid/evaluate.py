@@ -12,6 +12,7 @@ from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import check_steps
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Policy, Threshold
+from hybrid.diffusion.windows import check_windows
 from hybrid.drafters import Drafter
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted as OneStep
@@ -78,11 +79,12 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     if not isinstance(drafter, Diffusion):
         if not drafter.steps_matter:
             return [Way(model.method, drafter, Budget(), pairing)]
-        return [Way(model.method, drafter, Budget(s), {**pairing, "steps": s}) for s in _budgets(settings, canvas)]
+        budgets = _budgets(settings, drafter, canvas)
+        return [Way(model.method, drafter, Budget(s), {**pairing, "steps": s}) for s in budgets]
     if settings.temperature is not None:
         drafter = dataclasses.replace(drafter, temperature=settings.temperature)
     listed = []
-    budgets = _budgets(settings, canvas)
+    budgets = _budgets(settings, drafter, canvas)
     if 0 in budgets:
         listed.append(Way(model.method, drafter, Budget(0), {**pairing, "steps": 0}))
     for policy in settings.policies or (drafter.policy,):
@@ -92,13 +94,15 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
             labels["threshold"] = policy.threshold
         for steps in budgets:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
+            check_windows(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool), drafter.decode_window)
             if steps:
                 listed.append(Way(model.method, own, Budget(steps), {**labels, "steps": steps}))
     return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]
 
 
-def _budgets(settings: Evaluate, canvas: int) -> list[int]:
-    powers = [0, *(2**i for i in range(canvas.bit_length()) if 2**i < canvas), canvas]
+def _budgets(settings: Evaluate, drafter: Drafter, canvas: int) -> list[int]:
+    least = drafter.least_steps(canvas)
+    powers = [0, *(2**i for i in range(canvas.bit_length()) if least <= 2**i < canvas), canvas]
     return list(dict.fromkeys(powers if settings.steps is None else settings.steps))
 
 
@@ -190,7 +194,9 @@ def validation_totals(reasoner: Reasoner, task: Task, examples: Sequence[Example
             count = float(losses.sketch_count.sum())
             totals["bound"] = float(losses.sketch.sum()), count
             totals["joint"] = float((losses.sketch + losses.answer).sum()), count + float(losses.answer_count.sum())
-    steps = sorted({0, model.canvas // 4, model.canvas}) if model.drafter.steps_matter else [None]
+    least = model.drafter.least_steps(model.canvas)
+    quarter = max(model.canvas // 4, least) if model.canvas >= 4 else 0
+    steps = sorted({0, quarter, model.canvas}) if model.drafter.steps_matter else [None]
     for budget in steps:
         results = reasoner.reason(batch.prompts, Budget(budget))
         right = sum(task.score(e, r.sketch, r.answer).answer_correct for e, r in zip(examples, results, strict=True))

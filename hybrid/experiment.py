@@ -18,7 +18,7 @@ from hybrid.nets.adapt import innermost
 from hybrid.nets.pretrained import Pretrained
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Example
-from hybrid.tasks import Character, Data, PretrainedTokenizer, Task, Tokenizer, TokenizerConfig, split
+from hybrid.tasks import Character, Data, PretrainedTokenizer, Task, Tokenizer, TokenizerConfig, check_room, split
 from hybrid.tasks.checkpoint_tokenizer import read_fast
 from hybrid.train.settings import Train
 
@@ -61,7 +61,7 @@ class Experiment:
         if named:
             return self._checkpoint_tokenizer(named)
         train = self.examples("train")
-        rows = (train[i] for i in range(min(len(train), TOKENIZER_ROWS if len(train) < 2**30 else 2000)))
+        rows = (train[i] for i in range(min(len(train), _looked_at(train))))
         return self.tokenizer.train(text for row in rows for text in (row.prompt, row.sketch, row.answer))
 
     def _checkpoint_tokenizer(self, named: list[tuple[str, Pretrained]]) -> Tokenizer:
@@ -88,6 +88,24 @@ class Experiment:
                     "decoder share the sketch's ids, so take checkpoints of one family, or train one part from scratch"
                 )
         return tokenizer
+
+    def check_data(self, tokenizer: Tokenizer) -> None:
+        """Whether train and valid fit the model: refused before training, not in the midst of it.
+
+        Raises:
+            ConfigError: naming the split, and the sketch, answer or character that does not fit.
+        """
+        for name in ("train", "valid"):
+            rows = self.examples(name)
+            try:
+                check_room(rows, tokenizer, self.model.canvas, self.model.max_answer, _looked_at(rows))
+            except ValueError as error:
+                raise ConfigError(f"data, split {name}: {error}") from None
+
+
+def _looked_at(rows: Sequence[Example]) -> int:
+    """How many rows are read before training: fewer of made data, which is slower to make and all alike."""
+    return TOKENIZER_ROWS if len(rows) < 2**30 else 2000
 
 
 def plain_kind(experiment: Experiment) -> str:

@@ -1,11 +1,5 @@
-"""The frontier as one HTML file that needs no network: chart, rows, answer × sketch, details.
+"""The frontier as one HTML file that needs no network: chart, rows, answer × sketch, details."""
 
-All data is escaped or set as text, the page forbids every request, and it runs no script but its own, named
-by its hash.
-"""
-
-import base64
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -14,9 +8,9 @@ from typing import Any
 
 from hybrid.frontier import FIELDS, Frontier, Row, write_atomically
 from hybrid.metrics import TABLE, ignores, repairs
+from hybrid.report_html import details, document, link
 from hybrid.report_script import SCRIPT
 from hybrid.report_series import TITLES, ordered, row_label, series
-from hybrid.report_style import STYLE
 
 SHARES = ("accuracy", "accuracy_low", "accuracy_high", "sketch_exact", "sketch_valid", "draft_accuracy")
 AXES = {
@@ -37,31 +31,20 @@ GUIDE = (
 
 
 def page(frontier: Frontier, path: str | Path) -> Path:
-    return write_atomically(path, html(frontier).encode())
+    """Write the page; where a trace's page lies beside it, it leads there."""
+    beside = Path(path).with_name("trace.html")
+    return write_atomically(path, html(frontier, beside.name if beside.is_file() else None).encode())
 
 
-def html(frontier: Frontier) -> str:
+def html(frontier: Frontier, beside: str | None = None) -> str:
+    """beside: file name of the page that plays traces, in the same folder."""
     rows = ordered(frontier.rows)
-    script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    allowed = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'"
     examples = max((row.examples for row in rows), default=0)
     seed = f" · seed {frontier.seed}" if frontier.seed is not None else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{allowed}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(frontier.task)} · frontier</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<header>
+    body = f"""<header>
 <h1>{escape(frontier.task)}</h1>
 <p class="under">{escape(frontier.split)} · {examples:,} examples{seed}</p>
-<p class="guide">{escape(GUIDE)}</p>
+<p class="guide">{escape(GUIDE)}</p>{link(beside, "Watch drafts being denoised")}
 </header>
 <section aria-label="Chart">
 <div class="axes" role="group" aria-label="Cost on the horizontal axis">{_axis_buttons()}</div>
@@ -75,22 +58,9 @@ def html(frontier: Frontier) -> str:
 {_rows_table(rows)}</section>
 {_answer_by_sketch(rows)}
 <section><h2>Details</h2>
-<dl>{_details(frontier)}</dl></section>
-</main>
-<script type="application/json" id="frontier">{_embedded(frontier.plain())}</script>
-<script type="application/json" id="series">{_embedded(_chart(frontier))}</script>
-<script>{SCRIPT}</script>
-</body>
-</html>
-"""
-
-
-def _embedded(data: Any) -> str:
-    """JSON that cannot end its script element or open a comment, whatever its strings hold."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+<dl>{_details(frontier)}</dl></section>"""
+    data = {"frontier": frontier.plain(), "series": _chart(frontier)}
+    return document(f"{frontier.task} · frontier", body, data, SCRIPT)
 
 
 def _chart(frontier: Frontier) -> dict[str, Any]:
@@ -242,22 +212,4 @@ def _card(row: Row, rows: Sequence[Row]) -> str:
 
 def _details(frontier: Frontier) -> str:
     head = {"task": frontier.task, "split": frontier.split, "seed": frontier.seed, "schema": 1}
-    flat = _flat({**head, "model": frontier.model, **frontier.extra})
-    return "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
-        for name, value in flat.items()
-        if value is not None
-    )
-
-
-def _flat(data: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{before}{name}.")
-        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            for i, item in enumerate(value):
-                flat |= _flat(item, f"{before}{name}[{i}].")
-        else:
-            flat[f"{before}{name}"] = value
-    return flat
+    return details({**head, "model": frontier.model, **frontier.extra})

@@ -19,6 +19,7 @@ section { margin-top: 36px; }
 .under, .note { color: var(--muted); margin: 4px 0 0; overflow-wrap: anywhere; }
 .note { font-size: .875rem; margin-bottom: 12px; }
 .guide { max-width: 72ch; margin: 16px 0 0; }
+a { color: var(--accent); }
 button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
 button:focus-visible, [tabindex]:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .axes { display: inline-flex; flex-wrap: wrap; gap: 2px; background: var(--panel); border-radius: 9px;

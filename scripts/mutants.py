@@ -37,13 +37,19 @@ or the package as it is does not pass.
 # Which tests concern which files, likeliest first.
 TESTS = {
     "hybrid/diffusion/schedule.py": ("test_schedule", "test_bound"),
-    "hybrid/diffusion/corruption.py": ("test_bound",),
+    "hybrid/diffusion/corruption.py": ("test_bound", "test_uniform", "test_policy"),
     "hybrid/diffusion/bound.py": ("test_bound",),
     "hybrid/diffusion/noise.py": ("test_noise", "test_bound"),
     "hybrid/diffusion/budget.py": ("test_draft",),
-    "hybrid/diffusion/policy.py": ("test_policy", "test_draft"),
-    "hybrid/diffusion/draft.py": ("test_draft", "test_policy"),
-    "hybrid/diffusion/guidance.py": ("test_ending", "test_draft"),
+    "hybrid/diffusion/policy.py": ("test_policy", "test_draft", "test_remask"),
+    "hybrid/diffusion/proposal.py": ("test_policy", "test_draft"),
+    "hybrid/diffusion/remask.py": ("test_remask",),
+    "hybrid/diffusion/stop.py": ("test_windows",),
+    "hybrid/diffusion/windows.py": ("test_windows",),
+    "hybrid/diffusion/sampling.py": ("test_guidance", "test_draft"),
+    "hybrid/diffusion/state.py": ("test_draft", "test_remask", "test_uniform"),
+    "hybrid/diffusion/draft.py": ("test_draft", "test_policy", "test_windows"),
+    "hybrid/diffusion/guidance.py": ("test_ending", "test_draft", "test_guidance", "test_uniform"),
     "hybrid/nets/layout.py": ("test_networks",),
     "hybrid/nets/network.py": ("test_networks", "test_controls", "test_families"),
     "hybrid/nets/head.py": ("test_families",),
@@ -53,6 +59,7 @@ TESTS = {
     "hybrid/nets/adapt.py": ("test_adapt", "test_hub"),
     "hybrid/tasks/checkpoint_tokenizer.py": ("test_pretrained",),
     "hybrid/harness.py": ("test_harness",),
+    "hybrid/drafters/anneal.py": ("test_conversion",),
     "hybrid/nets/decode.py": ("test_networks", "test_controls"),
     "hybrid/drafters/diffusion.py": (
         "test_controls",
@@ -66,6 +73,9 @@ TESTS = {
     "hybrid/bridge.py": ("test_networks", "test_reasoner", "test_latent"),
     "hybrid/feed.py": ("test_feeds", "test_pretrained"),
     "hybrid/reasoner.py": ("test_reasoner",),
+    "hybrid/trace.py": ("test_trace",),
+    "hybrid/live.py": ("test_live",),
+    "hybrid/report_html.py": ("test_report_trace", "test_report"),
 }
 # Imported once, before the copies fork off.
 LIBRARIES = [

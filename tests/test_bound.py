@@ -6,8 +6,9 @@ import pytest
 import torch
 from toy import Joint, RandomDenoiser
 
-from hybrid.diffusion.bound import corrupt_by_counts, exact, monte_carlo
-from hybrid.diffusion.corruption import Absorbing
+from hybrid.diffusion.bound import corrupt_by_counts, cost, exact, monte_carlo
+from hybrid.diffusion.corruption import Absorbing, Alphabet
+from hybrid.diffusion.guidance import Predict
 from hybrid.diffusion.noise import Noise, low_discrepancy_times
 from hybrid.diffusion.schedule import Linear, NoiseSchedule
 from hybrid.kinds import look_up, names
@@ -15,13 +16,14 @@ from hybrid.kinds import look_up, names
 SCHEDULES = [look_up(NoiseSchedule, name)() for name in names(NoiseSchedule)]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 K, LENGTH = 3, 3
+ALPHABET = Alphabet(K, K + 1)
 JOINT = Joint.random(K, LENGTH)
 DENOISERS = [JOINT, RandomDenoiser(K, LENGTH)]
 every_denoiser = pytest.mark.parametrize("denoise", DENOISERS, ids=lambda d: type(d).__name__)
 CANVASES = JOINT.canvases
 
 
-def integral(denoise, x, schedule, mask_id):
+def integral(denoise, x, schedule, alphabet):
     """The continuous-time form: all masked sets enumerated, Gauss-Legendre quadrature over t."""
     nodes, weights = quadrature(40)
     total = 0.0
@@ -29,7 +31,7 @@ def integral(denoise, x, schedule, mask_id):
         hidden = torch.tensor(hidden)
         n = len(nodes)
         u = torch.where(hidden, 1 - 2.0**-53, 0.0).double().expand(n, -1)  # survives iff u < alpha
-        cost = monte_carlo(denoise, x.expand(n, -1), nodes, u, Absorbing(), schedule, mask_id)
+        cost = monte_carlo(denoise, x.expand(n, -1), nodes, u, Absorbing(), schedule, alphabet)
         alpha = schedule.alpha(nodes)[:, None]
         total += (weights * cost * torch.where(hidden, 1 - alpha, alpha).prod(-1)).sum()
     return total
@@ -67,7 +69,7 @@ def test_enumerated_sets_equal_the_mean_over_orderings(denoise):
 def test_continuous_time_equals_enumeration_under_every_schedule(denoise, schedule):
     """Tolerance: `cost` works in float32."""
     for x in CANVASES[::5]:
-        found = integral(denoise, x, schedule, K)
+        found = integral(denoise, x, schedule, ALPHABET)
         assert torch.isclose(found, exact(denoise, x, K), rtol=2e-6), (found, exact(denoise, x, K))
 
 
@@ -109,8 +111,8 @@ def test_knowing_nothing_costs_log_k_per_token(schedule):
         return logits
 
     expected = LENGTH * torch.tensor(float(K)).log().double()
-    assert torch.isclose(integral(nothing, CANVASES[5], schedule, K), expected, rtol=2e-6)
-    assert torch.isclose(exact(nothing, CANVASES[5], K), expected, rtol=1e-6)
+    assert torch.isclose(integral(Predict(nothing), CANVASES[5], schedule, ALPHABET), expected, rtol=2e-6)
+    assert torch.isclose(exact(Predict(nothing), CANVASES[5], K), expected, rtol=1e-6)
 
 
 @every_schedule
@@ -120,16 +122,16 @@ def test_the_masked_share_is_one_minus_alpha(schedule):
     u = ((torch.arange(n) + 0.5) / n).double()[None]
     for t in (0.1, 0.5, 0.9, 1.0):
         alpha = schedule.alpha(torch.tensor([t], dtype=torch.float64))
-        z = Absorbing().corrupt(torch.zeros(1, n, dtype=torch.long), alpha, u, K)
+        z = Absorbing().corrupt(torch.zeros(1, n, dtype=torch.long), alpha, u, ALPHABET)
         assert float((z == K).double().mean()) == pytest.approx(1 - float(alpha), abs=1 / n)
 
 
 def test_corruption_at_the_ends_of_time():
     u = Noise(0, torch.arange(50)).uniform(0, 0, LENGTH)
     x = CANVASES[torch.arange(50) % len(CANVASES)]
-    assert torch.equal(Absorbing().corrupt(x, torch.ones(50), u, K), x)
-    assert (Absorbing().corrupt(x, torch.zeros(50), u, K) == K).all()
-    assert (Absorbing().pure_noise(50, LENGTH, u, K) == K).all()
+    assert torch.equal(Absorbing().corrupt(x, torch.ones(50), u, ALPHABET), x)
+    assert (Absorbing().corrupt(x, torch.zeros(50), u, ALPHABET) == K).all()
+    assert (Absorbing().noise(u, ALPHABET) == K).all()
 
 
 def test_corruption_only_ever_masks():
@@ -137,7 +139,7 @@ def test_corruption_only_ever_masks():
     x = CANVASES[torch.arange(200) % len(CANVASES)]
     t = low_discrepancy_times(0.3, torch.arange(200), 200)
     for z in (
-        Absorbing().corrupt(x, 1 - t, noise.uniform(1, 0, LENGTH), K),
+        Absorbing().corrupt(x, 1 - t, noise.uniform(1, 0, LENGTH), ALPHABET),
         corrupt_by_counts(x, t, noise.uniform(1, 0, LENGTH), K)[0],
     ):
         assert ((z == x) | (z == K)).all() and (z == K).any() and (z == x).any()
@@ -155,8 +157,10 @@ def test_counts_mask_exactly_the_rounded_up_share():
 def test_only_masked_positions_cost():
     x, z = torch.tensor([[0, 1, 2]]), torch.tensor([[0, K, 2]])
     logits = torch.randn(1, 3, K + 1, generator=torch.Generator().manual_seed(0))
-    cost = Absorbing().cost(logits, x, z, torch.tensor([0.25]), Linear(), K)
-    assert torch.allclose(cost, torch.tensor([[0.0, 4 * float(-logits.log_softmax(-1)[0, 1, 1]), 0.0]]))
+    where = Absorbing().is_supervised(z, ALPHABET)
+    assert where.tolist() == [[False, True, False]]
+    found = cost(logits[where], x, z, torch.tensor([0.25]), where, Absorbing(), Linear(), ALPHABET)
+    assert torch.allclose(found, torch.tensor([4 * float(-logits.log_softmax(-1)[0, 1, 1])]))
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.123456, 1 - 2.0**-53])

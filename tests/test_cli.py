@@ -156,7 +156,8 @@ def test_a_sketch_longer_than_the_canvas_is_refused_and_a_longer_canvas_then_wor
     config = write_config(tmp_path, [*rows(), *({**row, "sketch": "1234567"} for row in rows(20))])
     arguments = ["train", config, f"run={tmp_path / 'run'}", "--no-progress"]
     err = refused(capsys, *arguments)
-    assert "sketch of 7 tokens" in err and "canvas = 6" in err and "8 would fit" in err
+    assert "split train" in err and "sketch of 7 tokens" in err and "canvas = 6" in err and "8 would fit" in err
+    assert not (tmp_path / "run" / "checkpoints").exists(), "refused before training, not in the midst of it"
     done(capsys, *arguments, "model.canvas=8")
 
 
@@ -234,7 +235,8 @@ def test_ctrl_c_saves_the_run_and_the_same_command_finishes_it(capsys, tmp_path)
     arguments = ["train", str(config), f"run={folder}", "train.steps=100000", "--no-progress"]
 
     def interrupt():
-        while not checkpoint.is_file():
+        until = time.monotonic() + 60
+        while not checkpoint.is_file() and time.monotonic() < until:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -281,11 +283,34 @@ def test_sample_prints_sketch_answer_and_what_was_spent(capsys, run):
     for word in ("prompt  1+1", "sketch  ", "answer  ", "spent   ", "denoiser", "decoder forwards"):
         assert word in text
     result = json.loads(done(capsys, "sample", run, "--prompt", "1+1", "--steps", "2", "--json"))
-    assert result["allowed"] == {"steps": 2, "max_answer": 4} and result["spent"]["denoiser_forwards"] <= 3
+    assert result["allowed"] == {"steps": 2, "tokens": 6, "max_answer": 4} and result["spent"]["denoiser_forwards"] <= 3
     draws = [done(capsys, "sample", run, "--prompt", "1+1", "--temperature", "1", "--seed", "3") for _ in range(2)]
     assert draws[0].split("spent")[0] == draws[1].split("spent")[0]
     assert "temperature" in refused(capsys, "sample", run, "--prompt", "1+1", "--temperature", "-1")
     assert "threshold" in refused(capsys, "sample", run, "--prompt", "1+1", "--threshold", "2")
+
+
+def test_a_draft_is_seen_traced_and_reported(capsys, run, tmp_path):
+    """Live to a pipe, a trace file, its page alone, and its page beside the frontier's."""
+    film, both = tmp_path / "films" / "trace.json", tmp_path / "both"
+    arguments = ("sample", run, "--prompt", r"1+1\n=", "--steps", "2", "--live", "--trace", film)
+    text = done(capsys, *arguments)
+    assert "\x1b" not in text and text.index("step 2 ") < text.index("\n1   final") < text.index("\nanswer  ")
+    (trace,) = json.loads(film.read_text())["traces"]
+    assert [state["step"] for state in trace["states"]] == [0, 1, 2] and trace["prompt"] == "1+1\n="
+    assert str(tmp_path / "page" / "trace.html") in done(capsys, "report", film, "--out", tmp_path / "page")
+    assert [file.name for file in (tmp_path / "page").iterdir()] == ["trace.html"]
+
+    done(capsys, "evaluate", run, "--steps", "0", "--controls", "", "--out", tmp_path / "a", "--no-progress")
+    done(capsys, "report", tmp_path / "a", film, "--out", both)
+    assert 'href="frontier.html"' in (both / "trace.html").read_text()
+    assert 'href="trace.html"' in (both / "frontier.html").read_text()
+
+    assert "--live" in refused(capsys, *arguments, "--json")
+    assert "delay=-1.0" in refused(capsys, *arguments, "--delay", "-1")
+    assert "is for --live" in refused(capsys, "sample", run, "--prompt", "1", "--delay", "1")
+    film.write_text(film.read_text()[:-9])
+    assert f"{film}: expected the JSON of a trace, whole" in refused(capsys, "report", film, "--out", both)
 
 
 def test_show_prints_the_config_its_sizes_and_the_other_kinds(capsys, trained):

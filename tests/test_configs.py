@@ -1,5 +1,6 @@
 """Every shipped config builds, trains two steps, is evaluated on four examples and samples."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 
 from hybrid.config import add_fork_path, load
 from hybrid.diffusion.budget import Budget
-from hybrid.evaluate import evaluate
+from hybrid.evaluate import evaluate, ways
 from hybrid.experiment import is_run, load_reasoner, read_experiment
 from hybrid.reasoner import Reasoner
 from hybrid.tasks import Character
@@ -99,6 +100,41 @@ def test_the_config_trains_is_evaluated_and_samples(config, tmp_path):
     assert all(row.examples == min(4, len(examples)) for row in frontier.rows)
     (result,) = reasoner.reason([examples[0].prompt], Budget(1))
     assert result.spent["decoder_forwards"] >= 1 and reasoner.special.mask not in result.sketch_tokens
+
+
+VARIANTS = {
+    "uniform": ["model.drafter.corruption=uniform", "model.drafter.times=continuous"],
+    "uniform, predictor-corrector": [
+        "model.drafter.corruption={kind: uniform, output: posterior}",
+        "model.drafter.times=continuous",
+        "model.drafter.policy={kind: predictor_corrector, rate: 0.2}",
+        "model.drafter.temperature=1.0",
+    ],
+    "windows, early exit, guidance": [
+        "model.drafter.decode_window=5",
+        "model.drafter.stop={kind: prophet, late: 1.0}",
+        "model.drafter.guidance=0.5",
+        "evaluate.steps=[0,4]",
+    ],
+}
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+def test_variants_of_the_quickstart_train_and_sample(changes, tmp_path):
+    """Corruptions and ways of drafting that no shipped config names."""
+    config = ROOT / "configs" / "quickstart" / "hybrid.yaml"
+    experiment = read_experiment(config, [*small(config), *changes])
+    folder = train(experiment, tmp_path / "run", progress=False)
+    reasoner, _ = load_reasoner(folder, read_experiment(folder))
+    assert reasoner.config.drafter == experiment.model.drafter
+    examples = experiment.examples("test")
+    frontier = evaluate(reasoner, experiment.task, examples, experiment.evaluate, name="variant", progress=False)
+    assert any(row.steps and row.denoiser_forwards > 1 for row in frontier.rows)
+    if experiment.model.drafter.decode_window:
+        with pytest.raises(ValueError, match="steps=1 with decode_window=3: the 3 windows"):
+            ways(reasoner, dataclasses.replace(experiment.evaluate, steps=(0, 1)))
+    (result,) = reasoner.reason([examples[0].prompt], Budget(4))
+    assert reasoner.special.mask not in result.sketch_tokens and result.spent["denoiser_forwards"] <= 1 + 2 * 4
 
 
 @every_config

@@ -7,7 +7,7 @@ import torch
 from toy import Joint, RandomDenoiser
 
 from hybrid.diffusion.bound import exact
-from hybrid.diffusion.corruption import Absorbing
+from hybrid.diffusion.corruption import Absorbing, Alphabet
 from hybrid.diffusion.draft import draft
 from hybrid.diffusion.guidance import Ended, Ending, Predict
 from hybrid.diffusion.noise import Noise
@@ -101,7 +101,7 @@ def test_one_token_at_a_time_drafts_are_well_formed(name):
     z = list(
         draft(
             flat, torch.full((rows, LENGTH), MASK), look_up(Policy, name)(), torch.full((rows,), LENGTH),
-            Noise(0, torch.arange(rows)), corruption=Absorbing(), schedule=Linear(), mask_id=MASK,
+            Noise(0, torch.arange(rows)), corruption=Absorbing(), schedule=Linear(), alphabet=Alphabet(MASK, 4),
             temperature=1.0, close=ENDING.close,
         )
     )[-1].z  # fmt: skip

@@ -29,12 +29,14 @@ FLOORS = [
         cli_tools
         train describe data_check hub harness
         experiment
-        evaluate report sizes
-        reasoner report_page report_plot
-        drafters report_series
+        evaluate report live sizes
+        reasoner report_page report_plot report_trace
+        answering
+        choose model
+        drafters report_series trace
         feed bridge frontier config
-        diffusion nets tasks metrics build report_style report_script train.settings
-        records kinds
+        diffusion pace nets tasks metrics build report_html report_script report_player train.settings
+        records kinds report_style
     """.strip().splitlines()
 ]
 HEIGHT = {unit: -i for i, floor in enumerate(FLOORS) for unit in floor}

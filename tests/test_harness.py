@@ -12,10 +12,11 @@ from toy import tiny_reasoner
 from hybrid.cli import main
 from hybrid.diffusion.bound import exact
 from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.guidance import Denoiser
+from hybrid.drafters import Request
 from hybrid.drafters.autoregressive import Autoregressive
-from hybrid.drafters.diffusion import CanvasDenoiser, _ruled
 from hybrid.feed import Gold
-from hybrid.nets.network import prompt_segment
+from hybrid.records import Spent
 from hybrid.tasks.collate import prompts
 
 pytest.importorskip("lm_eval")
@@ -66,12 +67,12 @@ def test_bounds_agree_with_enumeration():
         canvas = [*tokenizer.encode(text), special.end]
         x = torch.tensor(canvas + [special.pad] * (4 - len(canvas)))
 
-        def denoise(z, t, context=context):
-            with torch.no_grad():
-                _, memory = network.remember([prompt_segment(prompts([context] * len(z), tokenizer))])
-                return _ruled(CanvasDenoiser(network, memory.read_only(), special, True), special)(z, t)
+        class Bound(Denoiser):
+            def logits(self, z, t, where, context=context):
+                request = Request(prompts([context] * len(z), tokenizer), 4, special)
+                return reasoner.config.drafter.bind(network, request, Spent.nothing(len(z)))[0].logits(z, t, where)
 
-        assert bound == pytest.approx(-float(exact(denoise, x, special.mask)), rel=0.09) and not is_greedy
+        assert bound == pytest.approx(-float(exact(Bound(), x, special.mask)), rel=0.09) and not is_greedy
 
 
 def test_likelihoods_of_answers_sum_to_one_and_know_the_greedy_one():

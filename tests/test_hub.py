@@ -19,7 +19,7 @@ from hybrid.hub.pipeline import HybridReasoningPipeline
 from hybrid.nets.pretrained import Pretrained
 from hybrid.reasoner import Reasoner
 
-SAME = ("sketch", "answer", "sketch_tokens", "answer_tokens", "confidence", "complete", "allowed")
+SAME = ("sketch", "answer", "sketch_tokens", "answer_tokens", "answer_logp", "sketch_logp", "complete", "allowed")
 SMALL = {"kind": "qwen3", "width": 16, "layers": 2, "heads": 2, "initial_scale": 0.4}
 
 

@@ -75,7 +75,7 @@ def test_every_word_matters():
 
 def test_all_streams_differ():
     named = [streams.TIME, streams.CORRUPT, streams.DRAW, streams.CHOOSE, streams.FEED, streams.SHUFFLE]
-    named += [streams.REMASK, streams.ANSWER]
+    named += [streams.REMASK, streams.ANSWER, streams.RENOISE, streams.CLOCK]
     assert len(set(named)) == len(named)
 
 

@@ -6,14 +6,25 @@ import pytest
 import torch
 from toy import Joint, chi_squared_p
 
-from hybrid.diffusion.corruption import Absorbing
+from hybrid.diffusion.corruption import Absorbing, Alphabet
 from hybrid.diffusion.draft import draft
+from hybrid.diffusion.guidance import Predict
 from hybrid.diffusion.noise import Noise
-from hybrid.diffusion.policy import Ancestral, Confidence, Policy, Proposal, Threshold, commit_top
+from hybrid.diffusion.policy import (
+    Ancestral,
+    Confidence,
+    EntropyBound,
+    Factor,
+    Policy,
+    Proposal,
+    Threshold,
+    commit_top,
+)
 from hybrid.diffusion.schedule import NoiseSchedule
 from hybrid.kinds import look_up, names
 
-POLICIES = {name: look_up(Policy, name)() for name in names(Policy)}
+EVERY = {name: look_up(Policy, name)() for name in names(Policy)}
+POLICIES = {name: policy for name, policy in EVERY.items() if policy.refusal(Absorbing()) is None}
 SCHEDULES = {name: look_up(NoiseSchedule, name)() for name in names(NoiseSchedule)}
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
@@ -28,13 +39,13 @@ def final(joint, policy, steps, schedule=None, rows=ROWS, seed=0, temperature=1.
         draft(
             joint, joint.blank.expand(rows, -1).clone(), policy, torch.full((rows,), steps),
             Noise(seed, torch.arange(rows)), corruption=Absorbing(), schedule=schedule or SCHEDULES["linear"],
-            mask_id=joint.mask, temperature=temperature,
+            alphabet=Alphabet(joint.mask, joint.k + 1), temperature=temperature,
         )
     )  # fmt: skip
     return states[-1].z, states
 
 
-def proposal(k=4, length=5, rows=64, seed=0, tokens_seed=0, quota=2, ties=False):
+def proposal(k=4, length=5, rows=64, seed=0, tokens_seed=0, quota=2, ties=False, rereads=False):
     """A random proposal with some positions decided; `ties`: confidences take few values."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, length, k, generator=generator) * 2
@@ -43,10 +54,15 @@ def proposal(k=4, length=5, rows=64, seed=0, tokens_seed=0, quota=2, ties=False)
         logits[:, ::2, 2] = 5.0
     tokens = torch.randint(k, (rows, length), generator=torch.Generator().manual_seed(tokens_seed))
     is_open = torch.rand(rows, length, generator=generator) < 0.7
+    is_committed = ~is_open & (torch.rand(rows, length, generator=generator) < 0.7)
+    where = is_open | is_committed if rereads else is_open
+    z = torch.where(is_open, k, 0)
     return Proposal(
-        logits, tokens, is_open, torch.full((rows,), quota).minimum(is_open.sum(-1)),
-        torch.full((rows,), 0.2).double(), torch.full((rows,), 0.6).double(),
-        Noise(seed, torch.arange(rows)), 1,
+        z=z, logits=logits[where], where=where, tokens=torch.where(where, tokens, z), is_open=is_open,
+        is_committed=is_committed, certainty=torch.rand(rows, length, generator=generator) * is_committed,
+        quota=torch.full((rows,), quota).minimum(is_open.sum(-1)),
+        survive_t=torch.full((rows,), 0.2).double(), survive_s=torch.full((rows,), 0.6).double(),
+        corruption=Absorbing(), alphabet=Alphabet(k, k + 1), noise=Noise(seed, torch.arange(rows)), step=1,
     )  # fmt: skip
 
 
@@ -64,7 +80,7 @@ SCORES = {
 def test_ranked_policies_commit_the_best_scores_leftmost_first(name, ties):
     given = proposal(ties=ties)
     keep = POLICIES[name].keep(given)
-    probs = given.logits.softmax(-1)
+    probs = torch.zeros(*given.z.shape, 4).masked_scatter(given.where[..., None], given.logits.softmax(-1))
     for row in range(len(keep)):
         score = [SCORES[name](probs[row, i].tolist(), given.tokens[row, i], i) for i in range(keep.shape[1])]
         where = [i for i in range(keep.shape[1]) if given.is_open[row, i]]
@@ -81,11 +97,52 @@ def test_threshold_commits_all_sure_ones_and_at_least_the_quota(threshold):
     assert torch.equal(keep, torch.where((sure.sum(-1) >= given.quota)[:, None], sure, best))
 
 
+def by_hand(given, score, count):
+    """The `count(scores)` open positions of best score, at least the quota, in plain Python; leftmost first."""
+    keep = torch.zeros_like(given.is_open)
+    for row in range(len(keep)):
+        where = [i for i in range(keep.shape[1]) if given.is_open[row, i]]
+        ranked = sorted(where, key=lambda i: (-float(score[row, i]), i))
+        n = max(count([float(score[row, i]) for i in ranked]), int(given.quota[row]))
+        keep[row, ranked[:n]] = True
+    return keep
+
+
+@pytest.mark.parametrize("quota", [1, 3])
+@pytest.mark.parametrize("factor", [0.2, 1.0, 2.0])
+def test_factor_commits_the_largest_set_that_its_bound_allows(factor, quota):
+    given = proposal(quota=quota)
+
+    def count(ranked):
+        return max((n for n, c in enumerate(ranked, 1) if (n + 1) * (1 - c) < factor), default=0)
+
+    keep = Factor(factor).keep(given)
+    assert torch.equal(keep, by_hand(given, given.confidence, count))
+    assert (keep.sum(-1) > given.quota).any() == (factor > 0.2 and quota == 1)
+
+
+@pytest.mark.parametrize("quota", [1, 3])
+@pytest.mark.parametrize("bound", [0.0, 0.3, 1.0, 100.0])
+def test_entropy_bound_accepts_exactly_the_stated_set(bound, quota):
+    """The largest k with (sum - max) of the k lowest entropies within the bound; the quota is the least."""
+    given = proposal(quota=quota)
+
+    def count(ranked):
+        lowest = [[-score for score in ranked[:k]] for k in range(1, len(ranked) + 1)]
+        return max((len(few) for few in lowest if sum(few) - max(few) <= bound), default=0)
+
+    keep = EntropyBound(bound).keep(given)
+    assert torch.equal(keep, by_hand(given, -given.entropy, count))
+    assert bound < 100 or torch.equal(keep, given.is_open)
+
+
 @every_policy
 def test_only_open_positions_are_committed(policy):
     for quota in (0, 1, 5):
-        given = proposal(quota=quota)
-        assert not (policy.keep(given) & ~given.is_open).any()
+        given = proposal(quota=quota, rereads=policy.rereads)
+        keep = policy.keep(given)
+        assert not (keep & ~given.where).any()
+        assert not (policy.reopen(given, keep) & ~given.is_committed).any()
 
 
 @every_policy
@@ -106,6 +163,32 @@ def test_exact_means_blind_to_the_drawn_tokens(policy):
 def test_exact_policies_reproduce_the_joint_one_token_at_a_time(name):
     z, _ = final(JOINT, POLICIES[name], JOINT.length)
     assert chi_squared_p(JOINT.counts(z), JOINT.probs) > ODDS
+
+
+def test_first_hitting_in_several_reveals_a_step_is_random_order():
+    """Its clock is all that differs: which positions, and so the law of the drafts, is that of `random`."""
+    for steps in (1, 2, 3):
+        hitting, random = (final(JOINT, POLICIES[name], steps)[0] for name in ("first_hitting", "random"))
+        assert torch.equal(hitting, random)
+
+
+def test_broken_predictions_stop_with_their_place():
+    """NaN in one logit of one position, at the second step."""
+
+    def predict(z, t):
+        logits = torch.zeros(*z.shape, JOINT.k + 1)
+        logits[..., JOINT.mask] = -torch.inf
+        logits[z[:, 0] != JOINT.mask, 2, 0] = torch.nan
+        return logits
+
+    with pytest.raises(ValueError, match="step 2, row 0, position 2 is no probability: NaN"):
+        final(Broken(predict), POLICIES["left_to_right"], 3, rows=4)
+
+
+class Broken(Predict):
+    """A prediction of tokens 0..k-1 on the canvas of JOINT."""
+
+    blank, mask, k = JOINT.blank, JOINT.mask, JOINT.k
 
 
 def transitions(joint, choose, steps):
@@ -256,6 +339,12 @@ def test_ties_break_the_same_whatever_the_batch():
                 torch.zeros(rows, length), torch.ones(rows, length, dtype=torch.bool), torch.full((rows,), 2)
             )
             assert keep[:, :2].all() and not keep[:, 2:].any()
+
+
+@pytest.mark.parametrize(("make", "said"), [(lambda: Factor(0.0), "factor"), (lambda: EntropyBound(-0.1), "bound")])
+def test_bounds_that_make_no_sense_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.5, 1.5])

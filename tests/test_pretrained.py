@@ -389,7 +389,7 @@ def test_a_run_from_a_checkpoint_loads_without_it(tmp_path):
     again, _ = load_reasoner(run, read_experiment(run))
     assert isinstance(again.config.backbone, Frozen) and isinstance(again.config.backbone.of, Architecture)
     after = again.reason(["12+3="], Budget(3))[0]
-    same = ("sketch_tokens", "answer_tokens", "confidence")
+    same = ("sketch_tokens", "answer_tokens", "answer_logp", "sketch_logp")
     assert [getattr(before, n) for n in same] == [getattr(after, n) for n in same]
 
 

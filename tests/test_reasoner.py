@@ -11,6 +11,7 @@ from toy import tiny_batch, tiny_reasoner
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.bound import exact
 from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.corruption import Absorbing, Uniform
 from hybrid.diffusion.guidance import Predict
 from hybrid.diffusion.noise import Noise, low_discrepancy_times, uniform
 from hybrid.diffusion.policy import Policy
@@ -366,10 +367,11 @@ def test_a_drafted_feed_trains_on_its_own_draft_and_pays_for_it():
 
 
 def test_names_of_policies_are_at_hand():
-    """A call may name any registered policy."""
+    """A call may name any registered policy, under a corruption that it makes sense for."""
     reasoner, prompts = tiny_reasoner(), tiny_batch(3).prompts
     for name in names(Policy):
-        results = reasoner.reason(
-            prompts, Budget(2), drafter=Diffusion(policy=look_up(Policy, name)(), temperature=1.0)
-        )
+        policy = look_up(Policy, name)()
+        corruption = Uniform() if policy.refusal(Absorbing()) else Absorbing()
+        drafter = Diffusion(corruption=corruption, times="continuous", policy=policy, temperature=1.0)
+        results = reasoner.reason(prompts, Budget(2), drafter=drafter)
         assert all(MASK not in r.sketch_tokens for r in results)

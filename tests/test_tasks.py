@@ -33,6 +33,7 @@ from hybrid.tasks.procedural import owner
 MADE: list[Procedural] = [
     Chain(),
     Chain(length=5, modulus=97, format="equations"),
+    Chain(length=4, operations="+", chains=3, least=1),
     Multiplication(3, 2),
     Multiplication(1, 1, spaces=True),
     Multiplication(4, 4, style="products"),
@@ -229,6 +230,8 @@ def test_missing_data_is_one_clear_line(tmp_path):
     "make, message",
     [
         (lambda: Chain(length=0), "length = 0"),
+        (lambda: Chain(chains=0), "chains = 0"),
+        (lambda: Chain(chains=2), "chains = 2 with operations"),
         (lambda: Chain(modulus=101), "modulus = 101"),
         (lambda: Chain(operations="/"), "operations = '/'"),
         (lambda: Chain(format="words"), "format = 'words'"),
@@ -255,6 +258,10 @@ def test_chain_law():
         for step in set(task.steps):
             moved = {task.moves[f"{state}{step}"] for state in range(modulus)}
             assert len(moved) == modulus, "an operation forgets the state"
+    task = Chain(operations="+", length=3, chains=2)
+    assert task.work("732,514") == ("702,560", "2")
+    score = task.score(Example(0, "732,514", "702,560", "2"), "702,560", "0")
+    assert score.sketch_valid and score.draft_correct is None and not score.answer_correct
     row = Example(0, "7+3*7-5", "005", "5")
     score = Chain().score(row, "015", "5")
     assert score.answer_correct and score.draft_correct and not score.sketch_valid and not score.sketch_exact

@@ -73,6 +73,28 @@ class Joint(Denoiser):
                 yield tokens, p
 
 
+class Noisy(Denoiser):
+    """The exact denoiser of a joint under uniform corruption, which has to be told the time.
+
+    leaves_one_out: p(x_i | z without z_i) instead of the posterior p(x_i | z).
+    """
+
+    def __init__(self, joint: Joint, schedule, leaves_one_out: bool = False) -> None:
+        self.joint, self.schedule, self.leaves_one_out = joint, schedule, leaves_one_out
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        joint, alpha = self.joint, self.schedule.alpha(t.double())[:, None, None]
+        likelihood = alpha * (z[:, None] == joint.canvases) + (1 - alpha) / joint.k  # b n l
+        laws = []
+        for i in range(joint.length):
+            used = [j for j in range(joint.length) if not (self.leaves_one_out and j == i)]
+            weight = joint.probs * likelihood[:, :, used].prod(-1)
+            laws.append(weight @ torch.nn.functional.one_hot(joint.canvases[:, i], joint.k).double())
+        probs = torch.stack(laws, dim=1)
+        probs = probs / probs.sum(-1, keepdim=True)
+        return torch.cat([probs, torch.zeros(*z.shape, 1, dtype=torch.float64)], dim=-1).log()
+
+
 class RandomDenoiser(Denoiser):
     """Arbitrary predictions, blind to time: logits are a fixed function of z. Token k is the mask."""
 

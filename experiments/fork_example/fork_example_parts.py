@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.corruption import Alphabet
 from hybrid.diffusion.draft import draft
 from hybrid.diffusion.guidance import Ending
 from hybrid.diffusion.noise import Noise
@@ -84,7 +85,8 @@ class Redraft(Diffusion):
         z = torch.full((rows, request.canvas), special.mask, device=device)
         steps = budget.rows(rows, request.canvas, device)
         options = dict(
-            corruption=self.corruption, schedule=self.schedule, mask_id=special.mask, temperature=self.temperature,
+            corruption=self.corruption, schedule=self.schedule, temperature=self.temperature,
+            alphabet=Alphabet(special.mask, network.model.config.vocab_size, special.never_drafted),
             close=Ending(special.end, special.pad, special.mask).close,
         )  # fmt: skip
         for state in draft(denoise, z, self.policy, (steps + 1) // 2, noise, **options):

@@ -7,8 +7,8 @@ here=experiments/learning_speed
 variant() { # name, overrides...
   local name=$1 run=runs/learning_speed/$1
   shift
-  hybrid train configs/quickstart/hybrid.yaml train.positions=1200000 "run=$run" "$@"
-  hybrid evaluate "$run" --steps 0,1,2,4,8 --policies confidence --controls gold --out "$here/results/$name"
+  hybrid train configs/quickstart/hybrid.yaml "run=$run" "$@"
+  hybrid evaluate "$run" --steps 0,1,2,4,8,18 --policies confidence --controls gold --out "$here/results/$name"
   cp "$run/logs/metrics.csv" "$here/results/$name/curve.csv"
 }
 variant recipe "$@"

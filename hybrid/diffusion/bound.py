@@ -1,38 +1,53 @@
 """The training bound: an upper bound on -log p(sketch | prompt), by Monte Carlo over time, and exactly.
 
-Three forms of the same number (absorbing corruption), with nll_i = -log p(x_i | visible tokens):
+Three forms of the same number under absorbing corruption, with nll_i = -log p(x_i | visible tokens):
   E_t[ weight(t) * sum over masked i of nll_i ]                       `monte_carlo`
   sum over k of (1/k) * mean over masked sets of size k of sum nll_i  `by_counts`, `exact`
   mean over orderings of the any-order autoregressive nll             (tests)
+Under uniform corruption there is the first only, with the integrand of `Uniform.cost`.
 """
 
-from collections.abc import Callable
 from itertools import combinations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hybrid.diffusion.corruption import Corruption
+from hybrid.diffusion.corruption import Alphabet, Corruption
+from hybrid.diffusion.guidance import Denoiser, pack, spread
 from hybrid.diffusion.schedule import NoiseSchedule
-
-# A denoiser predicts every clean token: (z_t, t) -> logits over the vocabulary.
-Denoise = Callable[[Int[Tensor, "b l"], Float[Tensor, "b"]], Float[Tensor, "b l k"]]
 
 
 def monte_carlo(
-    denoise: Denoise,
+    denoise: Denoiser,
     x: Int[Tensor, "b l"],
     t: Float[Tensor, "b"],
     u: Float[Tensor, "b l"],
     corruption: Corruption,
     schedule: NoiseSchedule,
-    mask_id: int,
+    alphabet: Alphabet,
 ) -> Float[Tensor, "b"]:
     """One-sample estimate, per row in nats, of the continuous-time bound at times t with corruption noise u."""
-    z = corruption.corrupt(x, schedule.alpha(t), u, mask_id)
-    return corruption.cost(denoise(z, t), x, z, t, schedule, mask_id).sum(-1)
+    z = corruption.corrupt(x, schedule.alpha(t), u, alphabet)
+    where = corruption.is_supervised(z, alphabet)
+    return cost(denoise.logits(z, t, where), x, z, t, where, corruption, schedule, alphabet)
+
+
+def cost(
+    logits: Float[Tensor, "n k"],
+    x: Int[Tensor, "b l"],
+    z: Int[Tensor, "b l"],
+    t: Float[Tensor, "b"],
+    where: Bool[Tensor, "b l"],
+    corruption: Corruption,
+    schedule: NoiseSchedule,
+    alphabet: Alphabet,
+) -> Float[Tensor, "b"]:
+    """The bound's integrand, summed over each row, from the posteriors at its supervised positions `where`."""
+    n = len(logits)
+    x, z, t = (pack(values, where, n) for values in (x, z, t[:, None].expand(x.shape)))
+    return spread(corruption.cost(logits, x, z, t, schedule, alphabet), where, 0.0).sum(-1)
 
 
 def corrupt_by_counts(
@@ -49,7 +64,7 @@ def corrupt_by_counts(
     return torch.where(rank < n[:, None], mask_id, x), length / n
 
 
-def exact(denoise: Denoise, x: Int[Tensor, "l"], mask_id: int) -> Float[Tensor, ""]:
+def exact(denoise: Denoiser, x: Int[Tensor, "l"], mask_id: int) -> Float[Tensor, ""]:
     """The absorbing bound on -log p(x) by enumerating all masked sets, for canvases of up to about 10 tokens."""
     length = len(x)
     total = x.new_zeros((), dtype=torch.float64)
@@ -58,6 +73,6 @@ def exact(denoise: Denoise, x: Int[Tensor, "l"], mask_id: int) -> Float[Tensor, 
         hidden = torch.zeros(len(sets), length, dtype=torch.bool, device=x.device).scatter_(1, sets, True)
         z = torch.where(hidden, mask_id, x.expand(len(sets), -1))
         t = torch.full((len(sets),), n / length, dtype=torch.float64, device=x.device)
-        nll = F.cross_entropy(denoise(z, t).double().movedim(-1, 1), x.expand(len(sets), -1), reduction="none")
-        total = total + torch.where(hidden, nll, 0.0).sum(-1).mean() / n
+        nll = F.cross_entropy(denoise.logits(z, t, hidden).double(), x.expand(len(sets), -1)[hidden], reduction="none")
+        total = total + spread(nll, hidden, 0.0).sum(-1).mean() / n
     return total

@@ -1,5 +1,6 @@
-"""The only denoising loop: predict, draw, decide which positions to keep, repeat."""
+"""The only denoising loop: predict, draw, decide which positions to keep and which to reopen, repeat."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -9,24 +10,18 @@ from torch import Tensor
 
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.budget import quota
-from hybrid.diffusion.corruption import Corruption
-from hybrid.diffusion.guidance import Denoiser
-from hybrid.diffusion.noise import Noise, sample
-from hybrid.diffusion.policy import Policy, Proposal
+from hybrid.diffusion.corruption import Alphabet, Corruption
+from hybrid.diffusion.guidance import Denoiser, pack
+from hybrid.diffusion.noise import Noise
+from hybrid.diffusion.policy import Policy
+from hybrid.diffusion.proposal import Clock, Proposal
+from hybrid.diffusion.sampling import Sampling
 from hybrid.diffusion.schedule import NoiseSchedule
+from hybrid.diffusion.state import Rows, State
+from hybrid.diffusion.stop import Memory, Stop
+from hybrid.diffusion.windows import Windows, check_windows
 
-
-@dataclass(frozen=True)
-class State:
-    """The canvas after `step` denoising steps, all rows of the batch.
-
-    is_new: positions committed by this step. confidence: probability each committed token had when drawn.
-    """
-
-    step: int
-    z: Int[Tensor, "b l"]
-    is_new: Bool[Tensor, "b l"]
-    confidence: Float[Tensor, "b l"]
+__all__ = ["State", "check_policy", "check_steps", "draft", "unchanged"]
 
 
 def unchanged(z: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
@@ -49,6 +44,73 @@ def check_steps(steps: Int[Tensor, "b"], n_open: Int[Tensor, "b"], policy: Polic
         )
 
 
+def check_policy(policy: Policy, corruption: Corruption) -> None:
+    """Refuse a policy that makes no sense under the corruption, with its reason."""
+    if reason := policy.refusal(corruption):
+        raise ValueError(f"policy {type(policy).__name__} under {type(corruption).__name__} corruption: {reason}")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The two halves of a step, for all rows that take part."""
+
+    policy: Policy
+    corruption: Corruption
+    schedule: NoiseSchedule
+    alphabet: Alphabet
+    sampling: Sampling
+    stop: Stop | None
+
+    def propose(self, rows: Rows, step: int) -> tuple[Proposal, Clock, Float[Tensor, "r"]]:
+        """Predictions and draws, at what is open in each row's window; and the time s at which the step ends."""
+        z, mine, due = rows.shown, rows.is_mine, rows.windows.due_of(rows.window)
+        is_open = mine & self.corruption.is_open(z, rows.is_decided, self.alphabet)
+        is_committed = mine & ~self.corruption.is_open(rows.z, rows.is_decided, self.alphabet)
+        n_open = is_open.sum(-1)
+        clock = Clock(
+            t=rows.t, taken=step - rows.began, given=due - rows.began, n_open=n_open,
+            quota=quota(n_open, due - step), schedule=self.schedule, noise=rows.noise, step=step, canvas=z.shape[1],
+        )  # fmt: skip
+        t, s = self.policy.times(clock)
+        s = s.minimum(rows.t)  # a plan that is hurried and then not must not turn time back
+        where = is_open | is_committed if self.policy.rereads else is_open
+        # Only reopening policies meet a row with nothing to ask; to look costs a wait for the device.
+        logits = rows.ask(z, t, where) if self.policy.reopens else rows.denoise.logits(z, t, where)
+
+        def u() -> Float[Tensor, "n"]:
+            return pack(rows.noise.uniform(streams.DRAW, step, z.shape[1]), where, len(logits))
+
+        proposal = Proposal(
+            z=z, logits=logits, where=where, tokens=z.masked_scatter(where, self.sampling.draw(logits, u)),
+            is_open=is_open, is_committed=is_committed, certainty=rows.certainty, quota=clock.quota,
+            survive_t=self.schedule.alpha(t), survive_s=self.schedule.alpha(s),
+            corruption=self.corruption, alphabet=self.alphabet, noise=rows.noise, step=step,
+        )  # fmt: skip
+        return proposal, clock, s
+
+    def decide(
+        self, rows: Rows, proposal: Proposal, clock: Clock
+    ) -> tuple[Bool[Tensor, "r l"], Bool[Tensor, "r l"], Bool[Tensor, "r"], Memory]:
+        """Positions that take their token, positions that return to noise, rows whose window ends with this step,
+        and what the stopping rule remembers. A last step commits all that is open and reopens nothing."""
+        is_last, memory = clock.given - clock.taken == 1, rows.memory
+        if self.stop is not None:
+            says, memory = self.stop.judge(proposal, clock.taken / clock.given, memory)
+            is_last = is_last | says
+        keep = self.policy.keep(proposal) | (proposal.is_open & is_last[:, None])
+        return keep, self.policy.reopen(proposal, keep) & ~is_last[:, None], is_last, memory
+
+    def written(
+        self, rows: Rows, proposal: Proposal, keep: Bool[Tensor, "r l"], reopened: Bool[Tensor, "r l"]
+    ) -> Int[Tensor, "r l"]:
+        """The canvases as committed, after the step."""
+        z = torch.where(keep, proposal.tokens, rows.z)
+        if not self.policy.reopens and self.corruption.marks_noise:
+            return z
+        u = rows.noise.uniform(streams.RENOISE, proposal.step, z.shape[1])
+        return torch.where(reopened, self.corruption.noise(u, self.alphabet), z)
+
+
 @torch.no_grad()
 def draft(
     denoise: Denoiser,
@@ -59,63 +121,94 @@ def draft(
     *,
     corruption: Corruption,
     schedule: NoiseSchedule,
-    mask_id: int,
+    alphabet: Alphabet,
+    is_free: Bool[Tensor, "b l"] | None = None,
+    decode_window: int | None = None,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Stop | None = None,
     close: Callable[[Int[Tensor, "b l"]], Int[Tensor, "b l"]] = unchanged,
+    pace: Callable[[], int] | None = None,
     agree: Callable[[bool], bool] = bool,
 ) -> Iterator[State]:
-    """Denoise the open positions of canvas `z`, yielding the first state and then one after every step.
+    """Denoise canvas `z`, yielding the first state and then one after every step.
 
-    Row r takes at most steps[r] steps, at times t_i = 1 - i / steps[r]; a row that is finished leaves the batch.
-    Positions that are not open (prompt text, infilling context) are never altered.
+    Row r takes at most steps[r] steps, at times t_i = 1 - i / steps[r] unless the policy keeps a clock of its own; a
+    row that is finished leaves the batch.
 
-    temperature: 0 draws the likeliest token, else softmax(logits / temperature).
-    close: fills positions whose token has become certain, at no cost.
+    is_free: what may be altered at all: prompt text and infilling context are not. None: what is open in `z`, which
+        under absorbing corruption are its masks and under uniform corruption is everything.
+    decode_window: draft windows of so many positions from left to right, each to its end; None: the whole canvas.
+        Every window has its share of the steps, and its own time from 1 to 0.
+    temperature, top_k, top_p: see Sampling. stop: a rule by which rows finish early.
+    close: fills positions whose token has become certain, at no cost; what it fills reopens with what made it so.
+    pace: the steps that still fit into the time left, asked before each; the plan is hurried to them, and at 0 drafting
+        ends with what stands on the canvas.
     agree: whether all ranks are done when this one is; an all-reduce under sharding.
-    """
-    check_steps(steps, corruption.is_open(z, mask_id).sum(-1), policy)
-    if temperature < 0:
-        raise ValueError(f"temperature={temperature}: must be 0 (greedy) or more")
-    length = z.shape[1]
-    is_new = torch.zeros_like(z, dtype=torch.bool)
-    confidence = torch.zeros(z.shape, device=z.device)
-    yield State(0, z, is_new, confidence)
 
-    rows = ((steps > 0) & corruption.is_open(z, mask_id).any(-1)).nonzero()[:, 0]
-    denoise, noise, steps = denoise.select(rows), noise.select(rows), steps[rows]
+    Raises:
+        ValueError: steps, windows, sampling or a policy that make no sense together; a prediction that is no number.
+    """
+    check_policy(policy, corruption)
+    taking = _Step(policy, corruption, schedule, alphabet, Sampling(temperature, top_k, top_p), stop)
+    state = State.first(z)
+    is_free = corruption.is_open(z, state.is_new, alphabet) if is_free is None else is_free
+    is_open = is_free & corruption.is_open(z, state.is_new, alphabet)
+    check_steps(steps, is_open.sum(-1), policy)
+    check_windows(steps, is_open, decode_window)
+    yield state
+
+    windows = Windows.plan(is_open, steps, decode_window)
+    rows = Rows(
+        denoise, noise, windows, torch.arange(len(z), device=z.device), z, z, is_free, state.is_new, state.confidence,
+        t=torch.ones_like(steps, dtype=torch.float64), window=windows.leftmost(is_open), began=torch.zeros_like(steps),
+        memory=stop.begin(z) if stop else (),
+    ).select(((steps > 0) & is_open.any(-1)).nonzero()[:, 0])  # fmt: skip
     step = 0
     while not agree(len(rows) == 0):
         if len(rows) == 0:  # other ranks go on: keep their collectives company, with nothing to decide
-            denoise(z[:0], z.new_zeros(0, dtype=torch.float64))
+            rows.denoise.logits(rows.z, rows.t, rows.is_free)
             continue
-        now = z[rows]
-        is_open = corruption.is_open(now, mask_id)
-        t, s = 1 - step / steps.double(), 1 - (step + 1) / steps.double()
-        logits = denoise(now, t)
-        if temperature == 0:
-            tokens = logits.argmax(-1)
-        else:
-            tokens = sample(logits / temperature, noise.uniform(streams.DRAW, step, length))
-        proposal = Proposal(
-            logits=logits,
-            tokens=tokens,
-            is_open=is_open,
-            quota=quota(is_open.sum(-1), steps - step),
-            survive_t=schedule.alpha(t),
-            survive_s=schedule.alpha(s),
-            noise=noise,
-            step=step,
-        )
-        is_last = (steps - step == 1)[:, None]
-        keep = torch.where(is_last, is_open, policy.keep(proposal))
-        now = close(torch.where(keep, tokens, now))
+        left = None if pace is None else pace()
+        if left == 0:
+            rows = rows.select(rows.index[:0])
+            continue
+        hurried = rows if left is None else dataclasses.replace(rows, windows=rows.windows.hurried(step, left))
+        proposal, clock, s = taking.propose(hurried, step)
+        keep, reopened, is_last, memory = taking.decide(rows, proposal, clock)
+        now = taking.written(rows, proposal, keep, reopened)
+        settled = keep if policy.settles else keep & is_last[:, None]
+        is_decided = (rows.is_decided | settled) & ~reopened
+        certainty = torch.where(keep, proposal.confidence, rows.certainty).masked_fill(reopened, 0.0)
+        shown = close(now)
         step += 1
 
-        z, is_new, confidence = z.clone(), torch.zeros_like(is_new), confidence.clone()
-        z[rows], is_new[rows] = now, keep
-        confidence[rows] = torch.where(keep, proposal.confidence, confidence[rows])
-        yield State(step, z, is_new, confidence)
+        still_open = rows.is_free & corruption.is_open(shown, is_decided, alphabet)
+        goes_on = (still_open & rows.is_mine).any(-1) | policy.reopens | (keep.any(-1) & policy.rereads)
+        is_done = is_last | ~goes_on  # with its window
+        beyond = still_open & (rows.windows.of > rows.window[:, None])
+        # The host waits for the device here, once a step, to learn which rows leave and whether all is well; the
+        # denoiser waits once more, to learn how many positions it is asked about.
+        stays, is_broken = torch.stack([~is_done | beyond.any(-1), proposal.confidence.isnan().any(-1)]).cpu()
+        if is_broken.any():
+            raise ValueError(_broken(proposal, rows))
+        state = state.after(rows.index, shown, keep, certainty, reopened)
+        yield state
 
-        stays = (corruption.is_open(now, mask_id).any(-1) & (steps > step)).nonzero()[:, 0]
-        if len(stays) < len(rows):
-            rows, denoise, noise, steps = rows[stays], denoise.select(stays), noise.select(stays), steps[stays]
+        rows = dataclasses.replace(
+            rows, z=now, shown=shown, is_decided=is_decided, certainty=certainty, memory=memory,
+            t=torch.where(is_done, 1.0, s),
+            window=torch.where(is_done, rows.windows.leftmost(beyond), rows.window),
+            began=torch.where(is_done, step, rows.began),
+        )  # fmt: skip
+        if not stays.all():
+            rows = rows.select(stays.nonzero()[:, 0].to(z.device))
+
+
+def _broken(proposal: Proposal, rows: Rows) -> str:
+    row, position = proposal.confidence.isnan().nonzero()[0].tolist()
+    return (
+        f"prediction of step {proposal.step + 1}, row {int(rows.index[row])}, position {position} is no probability: "
+        "NaN or infinite logits, as a broken checkpoint gives"
+    )

@@ -4,17 +4,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from hybrid.records import Spent
 
 
+def pack(values: Tensor, where: Bool[Tensor, "b l"], n: int) -> Tensor:
+    """The values (b, l, ...) at the `n` positions of `where`, row by row.
+
+    Knowing n, nobody waits for the device to count them, as `values[where]` does.
+    """
+    flat = where.flatten()
+    places = torch.arange(len(flat), device=flat.device)
+    at = torch.zeros(n + 1, dtype=torch.int64, device=flat.device)
+    at = at.scatter_(0, torch.where(flat, flat.cumsum(0) - 1, n), places)[:n]
+    return values.flatten(0, 1)[at]
+
+
+def spread(values: Shaped[Tensor, "n"], where: Bool[Tensor, "b l"], fill: float) -> Shaped[Tensor, "b l"]:
+    """The inverse of `pack`: values at the positions of `where`, `fill` elsewhere."""
+    return torch.full(where.shape, fill, dtype=values.dtype, device=values.device).masked_scatter(where, values)
+
+
 class Denoiser:
-    """Predicts clean tokens: `denoiser(z, t)` -> logits (b, l, k), bound to the prompts of b rows."""
+    """Predicts clean tokens, bound to the prompts of b rows. A denoiser defines one of two methods:
+
+    `logits(z, t, where)`: predictions at the n positions of `where` alone, row by row, so that nothing is computed
+    for positions nobody asks about; `denoiser(z, t)`: those of the whole canvas, (b, l, k).
+    """
+
+    def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        return self(z, t)[where]
 
     def __call__(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"]) -> Float[Tensor, "b l k"]:
-        raise NotImplementedError
+        return self.logits(z, t, torch.ones_like(z, dtype=torch.bool)).unflatten(0, z.shape)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Denoiser":
         """The same denoiser bound to some of its rows; one that knows no rows returns itself."""
@@ -32,6 +56,16 @@ class Predict(Denoiser):
 
 
 @dataclass(frozen=True)
+class Known(Denoiser):
+    """Predictions made already, for the positions that will be asked about."""
+
+    known: Float[Tensor, "n k"]
+
+    def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        return self.known
+
+
+@dataclass(frozen=True)
 class Counted(Denoiser):
     """Charges every call to `spent`, for the rows that take part in it.
 
@@ -44,9 +78,9 @@ class Counted(Denoiser):
     flops: float = 0.0
     extra: int = 0
 
-    def __call__(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"]) -> Float[Tensor, "b l k"]:
+    def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
         self.spent.charge("denoiser", positions=z.shape[1] + self.extra, flops=self.flops, rows=self.rows)
-        return self.inner(z, t)
+        return self.inner.logits(z, t, where)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Counted":
         mine = self.rows[rows.to(self.rows.device)]
@@ -60,8 +94,8 @@ class Banned(Denoiser):
     inner: Denoiser
     banned: tuple[int, ...]
 
-    def __call__(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"]) -> Float[Tensor, "b l k"]:
-        logits = self.inner(z, t)
+    def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        logits = self.inner.logits(z, t, where)
         is_banned = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
         is_banned[list(self.banned)] = True
         return logits.masked_fill(is_banned, -torch.inf)
@@ -71,11 +105,59 @@ class Banned(Denoiser):
 
 
 @dataclass(frozen=True)
+class FromLeaveOneOut(Denoiser):
+    """The posterior of a network that predicts x_i from all but z_i, under uniform corruption.
+
+    p(x_i = y | z) is proportional to p(y | z without z_i) q(z_i | y), and q(z_i | y) is greater at y = z_i than at
+    any other y by the factor 1 + alpha k / (1 - alpha) (arXiv 2605.22765, eq. 13). Here time enters.
+    """
+
+    inner: Denoiser
+    alpha: Callable[[Float[Tensor, "b"]], Float[Tensor, "b"]]
+    k: int
+
+    def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        logits = self.inner.logits(z, t, where)
+        alpha = self.alpha(t)
+        evidence = torch.log1p(alpha * self.k / (1 - alpha).clamp(min=1e-12)).to(logits.dtype)
+        evidence = pack(evidence[:, None].expand(z.shape), where, len(logits))[:, None]
+        return logits.scatter_add(-1, pack(z, where, len(logits))[:, None], evidence)
+
+    def select(self, rows: Int[Tensor, "r"]) -> "FromLeaveOneOut":
+        return FromLeaveOneOut(self.inner.select(rows), self.alpha, self.k)
+
+
+@dataclass(frozen=True)
+class Guided(Denoiser):
+    """Classifier-free guidance on the prompt: log p = (1 + scale) log p(x | prompt) - scale log p(x | no prompt),
+    up to a constant (Ho and Salimans, arXiv 2207.12598; for masked diffusion LLaDA, 2502.09992, app. A.2).
+
+    Both denoisers are asked at every step, and charged by whoever counts them. A token that the prompt rules out
+    stays impossible; one that only its absence rules out keeps the probability the prompt gives it.
+    """
+
+    conditional: Denoiser
+    unconditional: Denoiser
+    scale: float
+
+    def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        with_prompt = self.conditional.logits(z, t, where).log_softmax(-1)
+        without = self.unconditional.logits(z, t, where).log_softmax(-1)
+        step = torch.where(with_prompt.isinf() | without.isinf(), 0.0, with_prompt - without)
+        return with_prompt + self.scale * step
+
+    def select(self, rows: Int[Tensor, "r"]) -> "Guided":
+        return Guided(self.conditional.select(rows), self.unconditional.select(rows), self.scale)
+
+
+@dataclass(frozen=True)
 class Ending:
     """How a sketch ends on its canvas: tokens, one end token, then pads.
 
     The data obeys three rules, which make pads free instead of teaching them as text:
       after a visible end or pad stands a pad; before a visible token or end stands neither pad nor end.
+    They hold under absorbing corruption alone, where what is visible is certain; under uniform corruption a visible
+    end may be noise, and pads are tokens like any other.
     """
 
     end_id: int
@@ -104,13 +186,13 @@ class Ended(Denoiser):
     inner: Denoiser
     ending: Ending
 
-    def __call__(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"]) -> Float[Tensor, "b l k"]:
-        logits = self.inner(z, t)
+    def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        logits = self.inner.logits(z, t, where)
         token = torch.arange(logits.shape[-1], device=logits.device)
         is_pad = token == self.ending.pad_id
         is_stop = is_pad | (token == self.ending.end_id)
-        over = self.ending.is_over(z)[..., None]
-        before_text = self.ending.is_before_text(z)[..., None] & ~over
+        over = pack(self.ending.is_over(z), where, len(logits))[:, None]
+        before_text = pack(self.ending.is_before_text(z), where, len(logits))[:, None] & ~over
         return logits.masked_fill((over & ~is_pad) | (before_text & is_stop), -torch.inf)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Ended":

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # Streams keep uses apart, so that adding a draw to one never shifts another.
-TIME, CORRUPT, DRAW, CHOOSE, FEED, SHUFFLE, REMASK, ANSWER = range(8)
+TIME, CORRUPT, DRAW, CHOOSE, FEED, SHUFFLE, REMASK, ANSWER, RENOISE, CLOCK = range(10)
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX1, _MIX2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -60,6 +60,10 @@ class Noise:
         at = torch.arange(positions, device=self.keys.device)
         return _shift(_absorb(state[:, None], at[None, :]), 11).double() * 2.0**-53
 
+    def copies(self, copy: Int[Tensor, "b"]) -> "Noise":
+        """The noise of further copies of the rows, each drawing its own; copy 0 is the row itself."""
+        return Noise(self.seed, torch.where(copy == 0, self.keys, _absorb(self.keys, copy)), self.epoch)
+
     def select(self, rows: Int[Tensor, "r"]) -> "Noise":
         """The noise of some of the rows."""
         return Noise(self.seed, self.keys[rows], self.epoch)
@@ -83,7 +87,7 @@ def low_discrepancy_times(offset: float, slots: Int[Tensor, "b"], total: int) ->
     return 1.0 - t
 
 
-def sample(logits: Float[Tensor, "b l k"], u: Float[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+def sample(logits: Float[Tensor, "... k"], u: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
     """Categories drawn by inverse CDF in float64, one uniform number each; exact in the tail.
 
     A category of zero probability is never drawn, whatever u in [0, 1).

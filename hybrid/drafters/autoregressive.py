@@ -69,5 +69,6 @@ class Autoregressive(Drafter):
         missing = request.canvas - written.tokens.shape[1]
         z = F.pad(written.tokens, (0, missing), value=special.pad)
         confidence = F.pad(written.confidence, (0, missing), value=1.0)
-        yield State(0, z, torch.ones_like(z, dtype=torch.bool), confidence)
+        everywhere = torch.ones_like(z, dtype=torch.bool)
+        yield State(0, z, everywhere, confidence, ~everywhere)
         return Drafted(z, confidence, written.memory, holds_sketch=True)

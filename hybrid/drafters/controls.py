@@ -24,7 +24,8 @@ class Given(Drafter):
 
     def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
         z = self.sketch(request)
-        yield State(0, z, torch.ones_like(z, dtype=torch.bool), torch.ones(z.shape, device=z.device))
+        everywhere = torch.ones_like(z, dtype=torch.bool)
+        yield State(0, z, everywhere, torch.ones(z.shape, device=z.device), ~everywhere)
         return Drafted(z)
 
 

@@ -28,6 +28,10 @@ class Reread(Memory):
     def read_only(self) -> "Reread":
         return self
 
+    def forgotten(self) -> "Reread":
+        blank = tuple(dataclasses.replace(s, keep=torch.zeros_like(s.keep)) for s in self.segments)
+        return dataclasses.replace(self, keep=torch.zeros_like(self.keep), segments=blank)
+
     def fork(self) -> "Reread":
         return self
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-def predictions(model: PreTrainedModel, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... k"]:
+def predictions(model: PreTrainedModel, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
     """Logits of hidden states: the output embeddings, with what a family puts before them (BERT's, RoBERTa's and
     ModernBERT's dense layer) or after them (Gemma's soft cap, tanh(x / c) c).
     """

@@ -64,7 +64,7 @@ def _pattern(shape: tuple[tuple[str, int, bool, tuple[str, ...]], ...], device: 
     return torch.cat(rows, dim=0)
 
 
-def attention(segments: Sequence[Segment], memory_keep: Bool[Tensor, "b m"] | None = None) -> Bool[Tensor, "b 1 n m_n"]:
+def attention(segments: Sequence[Segment], memory_keep: Bool[Tensor, "b m"] | None = None) -> Bool[Tensor, "b 1 n _"]:
     """Mask for the row of `segments`, after `m` remembered positions that all of them see; True attends.
 
     Padding attends to itself alone, so that no row of the softmax is empty.

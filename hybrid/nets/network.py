@@ -1,7 +1,7 @@
 """One network: rows of segments in, hidden states out, with a memory of what is already encoded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -42,6 +42,10 @@ class Memory:
     def read_only(self) -> "Memory":
         """The same memory, to which later forwards add nothing."""
         return Memory(_copy(self.cache, _ReadOnlyLayer), self.keep, self.next_position)
+
+    def forgotten(self) -> "Memory":
+        """The same memory with nothing in it to be seen: what an unconditional forward reads."""
+        return replace(self, keep=torch.zeros_like(self.keep))
 
     def fork(self) -> "Memory":
         """The same memory, to be grown apart from this one."""
@@ -85,11 +89,17 @@ class Network(nn.Module):
         known = getattr(self.config, "max_position_embeddings", None)
         return None if known is None else known - self.first_position
 
+    def compile_training(self) -> None:
+        """Compile rows that carry a gradient; drafting and writing, whose shapes change all the time, stay eager."""
+        self.model.base_model.compile()
+
     def forward(self, segments: Sequence[Segment], memory: Memory | None = None) -> dict[str, Float[Tensor, "b n d"]]:
         """Hidden states of each segment, by name. A memory given is seen by all, and grows unless read-only."""
         self._fit_to(segments[0].tokens.device)
+        trunk = self.model.base_model
+        run = trunk if torch.is_grad_enabled() and memory is None else trunk.forward  # `forward` is never compiled
         keys_and_values = {} if memory is None else {"past_key_values": memory.cache}
-        states = self.model.base_model(
+        states = run(
             **self._read(segments),
             **keys_and_values,
             position_ids=torch.cat([s.positions for s in segments], dim=1) + self.first_position,
@@ -135,7 +145,7 @@ class Network(nn.Module):
         if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
 
-    def logits(self, hidden: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
+    def logits(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
         """Predictions of the head; positions nobody asks about should not be passed."""
         return predictions(self.model, hidden)
 
@@ -182,7 +192,7 @@ class Network(nn.Module):
         return self.model
 
 
-def parts(states: Float[Tensor, "b n d"], segments: Sequence[Segment]) -> dict[str, Float[Tensor, "b n d"]]:
+def parts(states: Float[Tensor, "b n d"], segments: Sequence[Segment]) -> dict[str, Float[Tensor, "b _ d"]]:
     """Each segment's share of a row."""
     split = states.split([s.tokens.shape[1] for s in segments], dim=1)
     return {s.name: part for s, part in zip(segments, split, strict=True)}

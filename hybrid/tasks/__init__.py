@@ -3,7 +3,7 @@
 from hybrid.tasks.addition import Addition
 from hybrid.tasks.chain import Chain
 from hybrid.tasks.checkpoint_tokenizer import CheckpointTokenizer, PretrainedTokenizer
-from hybrid.tasks.collate import collate, prompts
+from hybrid.tasks.collate import check_room, collate, prompts
 from hybrid.tasks.countdown import Countdown
 from hybrid.tasks.gsm8k import Gsm8k
 from hybrid.tasks.json_lines import JsonLines
@@ -52,6 +52,7 @@ __all__ = [
     "Task",
     "Tokenizer",
     "TokenizerConfig",
+    "check_room",
     "collate",
     "example",
     "key_of",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import gcd, lcm
 from typing import ClassVar
 
@@ -28,6 +29,9 @@ class Chain(Procedural):
     operations: the ones drawn from, each equally likely. Where there is one only, prompts leave its sign out:
         with "+", `7325` has the states 0, 2, 7.
     format: "states" or "equations".
+    chains: so many chains of additions stand side by side, each from 0; the answer is the sum of their ends. With 2
+        and length 3, `732,514` has the states "702,560" and the answer 2. No chain waits for another: what is written
+        token by token takes their lengths together, what is drafted in parallel takes one.
     """
 
     answer_is: ClassVar[str] = "the end of the sketch"
@@ -37,6 +41,7 @@ class Chain(Procedural):
     modulus: int = 10
     operations: str = "+-*"
     format: str = "states"
+    chains: int = 1
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -49,6 +54,13 @@ class Chain(Procedural):
             raise ValueError(f"operations = {self.operations!r}: must be one or more of + - *")
         if self.format not in ("states", "equations"):
             raise ValueError(f"format = {self.format!r}: must be states or equations")
+        if self.chains < 1:
+            raise ValueError(f"chains = {self.chains}: must be at least 1")
+        if self.chains > 1 and (self.operations != "+" or self.modulus > 10 or self.format != "states"):
+            raise ValueError(
+                f"chains = {self.chains} with operations = {self.operations!r}, modulus = {self.modulus}, format = "
+                f"{self.format!r}: several chains add digits, so + alone, a modulus of at most 10, and states"
+            )
         if "*" in self.operations and not self.operands("*"):
             raise ValueError(f"modulus = {self.modulus}: no digit is a multiplier; leave * out of operations")
 
@@ -79,12 +91,20 @@ class Chain(Procedural):
         }
 
     def draw(self, draws: Draws) -> tuple[str, str, str]:
+        if self.chains > 1:
+            prompt = ",".join("".join(self._steps(draws, sign=1)) for _ in range(self.chains))
+            return prompt, *self.work(prompt)
+        steps = self._steps(draws, self._sign)
+        prompt = str(draws.below(min(10, self.modulus))) + "".join(steps)
+        return prompt, *self.work(prompt)
+
+    def _steps(self, draws: Draws, sign: int) -> list[str]:
+        """The steps of one chain as prompts write them, the first `sign` characters left out."""
         steps = draws.pick(self.steps, self.length)
         if self.least is not None:
             for i in draws.order(self.length)[draws.between(self.least, self.length) :]:
                 steps[i] = steps[i][0] + ("1" if steps[i][0] == "*" else "0")
-        prompt = str(draws.below(min(10, self.modulus))) + "".join(step[self._sign :] for step in steps)
-        return prompt, *self.work(prompt)
+        return [step[sign:] for step in steps]
 
     @property
     def _sign(self) -> int:
@@ -93,6 +113,10 @@ class Chain(Procedural):
 
     def work(self, prompt: str) -> tuple[str, str]:
         """Sketch and answer of a prompt."""
+        if self.chains > 1:
+            sums = [list(accumulate(map(int, chain))) for chain in prompt.split(",")]
+            states = ["".join(str(s % self.modulus) for s in chain) for chain in sums]
+            return ",".join(states), str(sum(chain[-1] for chain in sums) % self.modulus)
         state, moves = prompt[0], self.moves
         width = 2 - self._sign
         steps = [self.operations[: self._sign] + prompt[i : i + width] for i in range(1, len(prompt), width)]
@@ -110,5 +134,7 @@ class Chain(Procedural):
             answer_correct=answer.strip() == right,
             sketch_exact=sketch == example.sketch,
             sketch_valid=sketch.strip() == right_sketch,
-            draft_correct=len(sketch.strip()) == len(right_sketch) and sketch.strip().endswith(right),
+            draft_correct=None
+            if self.chains > 1
+            else len(sketch.strip()) == len(right_sketch) and sketch.strip().endswith(right),
         )

@@ -73,6 +73,17 @@ def prompts(
     return Prompts(torch.tensor(identities), torch.tensor(tokens), torch.tensor(keep))
 
 
+def check_room(examples: Sequence[Example], tokenizer: Tokenizer, canvas: int, max_answer: int, most: int) -> None:
+    """Refuse data that cannot be collated, before it is trained on: of the first `most` examples, all are tried.
+
+    Raises:
+        ValueError: as `collate`, for a sketch or an answer that does not fit, or an unknown character.
+    """
+    for first in range(0, min(len(examples), most), 500):
+        rows = [examples[i] for i in range(first, min(first + 500, len(examples), most))]
+        collate(rows, tokenizer, canvas, max_answer=max_answer)
+
+
 def _fits(rows: list[list[int]], room: int, key: str, part: str, examples: Sequence[Example]) -> None:
     """Whether the rows, each closed by its end token, fit in `room`."""
     longest = max(range(len(rows)), key=lambda i: len(rows[i]))

@@ -11,6 +11,7 @@ from torch import Tensor
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.noise import Noise, low_discrepancy_times, uniform
 from hybrid.evaluate import validation_totals
+from hybrid.nets.network import Network
 from hybrid.reasoner import Reasoner
 from hybrid.records import Batch, Example
 from hybrid.tasks import Task
@@ -76,7 +77,7 @@ class HybridReasoner(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; weight decay on matrices only, embeddings and norms spared; warm-up, then decay by progress."""
         train = self.train_settings
-        spared = {id(n.model.get_input_embeddings().weight) for n in self._networks()}
+        spared = {id(n.model.get_input_embeddings().weight) for n in self.networks()}
         parameters = [p for p in self.parameters() if p.requires_grad]
         groups = [
             {
@@ -97,9 +98,10 @@ class HybridReasoner(pl.LightningModule):
             norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.train_settings.clip)
             self.log("train/gradient_norm", norm)
 
-    def _networks(self) -> list[Any]:
-        networks = self.reasoner.networks
-        return [networks.decoder] + ([networks.drafter] if networks.drafter is not None else [])
+    def networks(self) -> list[Network]:
+        """The one or two networks that train."""
+        pair = self.reasoner.networks
+        return [pair.decoder] if pair.is_shared or pair.drafter is None else [pair.decoder, pair.drafter]
 
     def _rate(self, step: int) -> float:
         rise = min(1.0, (step + 1) / max(1, self.train_settings.warmup))

@@ -25,7 +25,10 @@ from hybrid.train.loggers import loggers_of
 from hybrid.train.module import HybridReasoner
 
 CHECKPOINT = "last.ckpt"
-FREE_TO_CHANGE = ("evaluate.", "run", "train.log_every", "train.checkpoint_every", "train.accelerator", "train.loggers")
+FREE_TO_CHANGE = (
+    "evaluate.", "run", "train.log_every", "train.checkpoint_every", "train.accelerator", "train.compile",
+    "train.loggers",
+)  # fmt: skip
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -90,6 +93,7 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
     else:
         checkpoint.unlink(missing_ok=True)
         tokenizer = experiment.make_tokenizer()
+        experiment.check_data(tokenizer)
     save_run(folder, experiment, tokenizer)
     torch.manual_seed(experiment.seed)
     settings = experiment.train
@@ -97,6 +101,9 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
     if progress:
         print(sizes_table(reasoner))
     module = HybridReasoner(reasoner, experiment.task, settings, experiment.seed)
+    if settings.compile:
+        for network in module.networks():
+            network.compile_training()
     data = Examples(
         experiment.examples("train"), experiment.examples("valid"), tokenizer, experiment.model.canvas, settings,
         experiment.seed,
