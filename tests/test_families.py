@@ -133,6 +133,9 @@ def test_a_remembered_prompt_equals_a_read_one(family):
         assert torch.equal(memory.next_position, prompt.keep.sum(-1))
         for _ in range(2):
             assert torch.allclose(net([canvas], memory)["canvas"], full, **CLOSE)
+        blank = memory.forgotten()  # what guidance compares with: the canvas alone
+        nothing = dataclasses.replace(prompt, keep=torch.zeros_like(prompt.keep))
+        assert torch.allclose(net([canvas], blank)["canvas"], net([nothing, canvas])["canvas"], **CLOSE)
         some = torch.tensor([3, 1])
         assert torch.allclose(net([canvas.select(some)], memory.select(some))["canvas"], full[some], **CLOSE)
 
