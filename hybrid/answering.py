@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hybrid.bridge import Projection
 from hybrid.choose import Choice, check_drafts, chosen
 from hybrid.diffusion.budget import Budget, Plan
 from hybrid.diffusion.deadline import Deadline
@@ -35,6 +36,7 @@ class Answering:
     model: Model
     networks: Pairing
     tokenizer: Tokenizer
+    bridge: Projection | None = None
     timings: dict[object, Timing] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -145,7 +147,7 @@ class Answering:
         drafted_at = clock()
         written = write(
             self.networks.decoder,
-            *self._prefix(prompts, drafted),
+            *self._prefix(prompts, drafted, spent),
             self.model.max_answer,
             end_id=special.end,
             pad_id=special.pad,
@@ -182,7 +184,7 @@ class Answering:
             for row in range(len(prompts))
         ]
 
-    def _prefix(self, prompts: Prompts, drafted: Drafted) -> tuple[list[Segment], Memory | None]:
+    def _prefix(self, prompts: Prompts, drafted: Drafted, spent: Spent) -> tuple[list[Segment], Memory | None]:
         """What the decoder must still read before it answers, and the memory it may start from."""
         start = prompts.keep.sum(-1)
         memory = drafted.memory if self.networks.is_shared else None
@@ -196,6 +198,8 @@ class Answering:
         else:
             sketch = self.model.bridge.segment(drafted.sketch, start, self.tokenizer.special)
             end = start + sketch.keep.sum(-1)
+            if self.bridge is not None and sketch.keep.any():
+                sketch = self.bridge(self.networks, prompts, sketch, drafted.memory, spent)
         marker = torch.full_like(end[:, None], self.tokenizer.special.answer)
         keep = torch.ones_like(marker, dtype=torch.bool)
         answer = Segment("answer", marker, keep, end[:, None], is_causal=True, sees=("prompt", "sketch"))

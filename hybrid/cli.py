@@ -1,4 +1,4 @@
-"""The command line: hybrid train | evaluate | sample | show | sweep | report."""
+"""The command line: hybrid train | evaluate | sample | show | sweep | report, and the commands of cli_tools."""
 
 import argparse
 import dataclasses
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hybrid import cli_sample
+from hybrid import cli_sample, cli_tools
 
 EXAMPLES = """\
 examples:
@@ -119,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "--slurm", metavar="KEY=VALUE,...", help="under Slurm, such as slurm_partition=gpu,gpus_per_node=8"
     )
+
+    cli_tools.add_commands(command, overrides)
 
     report = command("report", _report, "Merge the frontiers of runs of one task; play traces of `hybrid sample`.")
     report.add_argument("runs", nargs="+", help="run folders, frontier.json files, trace files")

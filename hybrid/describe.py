@@ -1,7 +1,5 @@
 """What `hybrid show` prints beside the config: sizes of the parts, and the kinds to choose from."""
 
-from torch import nn
-
 from hybrid import kinds
 from hybrid.bridge import Bridge
 from hybrid.diffusion.corruption import Corruption
@@ -13,6 +11,7 @@ from hybrid.experiment import Experiment
 from hybrid.feed import Feed
 from hybrid.nets.backbone import Backbone
 from hybrid.reasoner import Reasoner
+from hybrid.sizes import sizes_table
 from hybrid.tasks import Task, TokenizerConfig
 
 PARTS: dict[str, type] = {
@@ -30,21 +29,8 @@ PARTS: dict[str, type] = {
 
 
 def parameters_table(experiment: Experiment) -> str:
-    """Method, parts and parameter counts of the reasoner that the config describes."""
-    reasoner = Reasoner(experiment.model, experiment.make_tokenizer())
-    networks = reasoner.networks
-    lines = [f"method: {experiment.model.method}"]
-    parts: dict[str, nn.Module | None] = (
-        {"shared trunk": networks.decoder}
-        if networks.is_shared
-        else {"drafter": networks.drafter, "decoder": networks.decoder}
-    )
-    for name, network in parts.items():
-        if network is not None:
-            lines.append(f"{name:<14}{sum(p.numel() for p in network.parameters()):>12,} parameters")
-    lines.append(f"{'total':<14}{sum(p.numel() for p in reasoner.parameters()):>12,} parameters")
-    lines.append(f"{'vocabulary':<14}{len(reasoner.tokenizer):>12,} tokens")
-    return "\n".join(lines) + "\n"
+    """Method, parts, parameter counts and memory of the reasoner that the config describes."""
+    return sizes_table(Reasoner(experiment.model, experiment.make_tokenizer()))
 
 
 def kinds_table() -> str:

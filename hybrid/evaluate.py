@@ -93,7 +93,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     listed = []
     budgets = _budgets(settings, drafter, canvas)
     if 0 in budgets:
-        listed.append(Way("hybrid", drafter, Budget(0), {**pairing, "steps": 0}))
+        listed.append(Way(model.method, drafter, Budget(0), {**pairing, "steps": 0}))
     for policy in settings.policies or (drafter.policy,):
         own = dataclasses.replace(drafter, policy=policy)
         check_drafts(settings.drafts, settings.choose, own)
@@ -105,7 +105,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
             check_windows(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool), drafter.decode_window)
             if steps:
-                listed.append(Way("hybrid", own, Budget(steps), {**labels, "steps": steps}, settings.drafts))
+                listed.append(Way(model.method, own, Budget(steps), {**labels, "steps": steps}, settings.drafts))
     return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]
 
 

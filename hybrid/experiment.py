@@ -1,5 +1,6 @@
 """An experiment: the whole config, and the run folder that holds what came of it."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -14,11 +15,15 @@ from hybrid.build import ConfigError, build, plain
 from hybrid.config import dump, load
 from hybrid.evaluate import Evaluate
 from hybrid.frontier import write_atomically
+from hybrid.nets.adapt import innermost
+from hybrid.nets.pretrained import Pretrained
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Example
-from hybrid.tasks import Character, Data, Task, Tokenizer, TokenizerConfig, check_room, split
+from hybrid.tasks import Character, Data, PretrainedTokenizer, Task, Tokenizer, TokenizerConfig, check_room, split
+from hybrid.tasks.checkpoint_tokenizer import read_fast
 from hybrid.train.settings import Train
 
+ARCHITECTURES = {"backbone": "backbone.json", "drafter_backbone": "drafter_backbone.json"}
 CONFIG, TOKENIZER, WEIGHTS, TRAINED = "config.yaml", "tokenizer.json", "model.safetensors", "trained.json"
 TOKENIZER_ROWS = 20_000
 
@@ -53,9 +58,37 @@ class Experiment:
 
     def make_tokenizer(self) -> Tokenizer:
         """Trained on (at most 20,000 rows of) the train split: the same for every seed of the run."""
+        named = [(key, b) for key in ARCHITECTURES if isinstance(b := innermost(getattr(self.model, key)), Pretrained)]
+        if named:
+            return self._checkpoint_tokenizer(named)
         train = self.examples("train")
         rows = (train[i] for i in range(min(len(train), _looked_at(train))))
         return self.tokenizer.train(text for row in rows for text in (row.prompt, row.sketch, row.answer))
+
+    def _checkpoint_tokenizer(self, named: list[tuple[str, Pretrained]]) -> Tokenizer:
+        """The one tokenizer that every pretrained backbone of the model was trained with.
+
+        Raises:
+            ConfigError: another kind of tokenizer, or checkpoints whose vocabularies differ.
+        """
+        if not isinstance(self.tokenizer, PretrainedTokenizer):
+            key, backbone = named[0]
+            raise ConfigError(
+                f"model.{key} is the checkpoint {backbone.name}, which reads only its own tokenizer's ids: "
+                "set tokenizer: pretrained"
+            )
+        first = named[0][1]
+        own = dataclasses.replace(
+            self.tokenizer, name=self.tokenizer.name or first.name, revision=self.tokenizer.revision or first.revision
+        )
+        tokenizer = own.train([])
+        for key, backbone in named:
+            if difference := tokenizer.difference(read_fast(backbone.name, backbone.revision).get_vocab()):
+                raise ConfigError(
+                    f"model.{key}: {backbone.name} has another vocabulary than {own.name}: {difference}; drafter and "
+                    "decoder share the sketch's ids, so take checkpoints of one family, or train one part from scratch"
+                )
+        return tokenizer
 
     def check_data(self, tokenizer: Tokenizer) -> None:
         """Whether train and valid fit the model: refused before training, not in the midst of it.
@@ -99,6 +132,11 @@ def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 def save_run(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
     """Start a run folder: the resolved config and the tokenizer."""
     write_atomically(folder / TOKENIZER, tokenizer.to_json().encode())
+    for key, file in ARCHITECTURES.items():
+        backbone = getattr(experiment.model, key)
+        architecture = None if backbone is None else backbone.architecture(len(tokenizer))
+        if architecture is not None:
+            write_atomically(folder / file, (json.dumps(architecture, indent=1, default=str) + "\n").encode())
     write_atomically(folder / CONFIG, dump(plain(experiment)).encode())
 
 
@@ -130,7 +168,12 @@ def load_reasoner(folder: str | Path, experiment: Experiment) -> tuple[Reasoner,
     folder = Path(folder)
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder} has no {WEIGHTS}: its training has not saved any yet; run `hybrid train` again")
-    reasoner = Reasoner(experiment.model, Tokenizer.load(folder / TOKENIZER))
+    kept = {
+        key: backbone.saved(folder / file)
+        for key, file in ARCHITECTURES.items()
+        if (backbone := getattr(experiment.model, key)) is not None
+    }
+    reasoner = Reasoner(dataclasses.replace(experiment.model, **kept), Tokenizer.load(folder / TOKENIZER))
     try:
         state = load_file(folder / WEIGHTS)
     except Exception as error:  # the library raises its own bare Exceptions

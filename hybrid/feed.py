@@ -69,10 +69,11 @@ class Corrupted(Feed):
     def feed(self, fodder: Fodder) -> Int[Tensor, "b l"]:
         length = fodder.gold.shape[1]
         is_text = (fodder.gold != fodder.special.pad) & (fodder.gold != fodder.special.end)
-        first_text = 1 + max(fodder.special.never_drafted + (fodder.special.pad, fodder.special.end))
         u = fodder.noise.uniform(streams.FEED, 1, length)
         drawn = fodder.noise.uniform(streams.FEED, 2, length)
-        other = (first_text + drawn * (fodder.vocabulary - first_text)).long()
+        other = (drawn * (fodder.vocabulary - len(fodder.special.reserved))).long()
+        for token in fodder.special.reserved:  # ascending: number the tokens of text past each of them
+            other = other + (other >= token)
         return torch.where(is_text & (u < self.share), other, fodder.gold)
 
 

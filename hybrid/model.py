@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hybrid.bridge import Bridge, Tokens
+from hybrid.bridge import Bridge, Latent, Tokens
 from hybrid.drafters import Drafter
 from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.diffusion import Diffusion
@@ -40,10 +40,14 @@ class Model:
             raise ValueError("drafter_backbone is for pairing: separate; a shared trunk is `backbone`")
         if self.pairing == "shared" and isinstance(self.drafter, Autoregressive) and not isinstance(self.feed, Gold):
             raise ValueError("an autoregressive drafter that shares its trunk trains on the gold sketch: feed: gold")
+        if isinstance(self.bridge, Latent) and isinstance(self.drafter, Autoregressive):
+            raise ValueError("bridge: latent reads a canvas that was denoised; an autoregressive drafter takes tokens")
 
     @property
     def method(self) -> str:
         """The name of this arrangement in every table."""
         if isinstance(self.drafter, Autoregressive):
             return "chain" if self.pairing == "shared" else "ar_drafter"
-        return "direct" if not self.drafter.learns else "hybrid"
+        if not self.drafter.learns:
+            return "direct"
+        return "latent" if isinstance(self.bridge, Latent) else "hybrid"

@@ -21,6 +21,7 @@ from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import State
 from hybrid.diffusion.noise import Noise, low_discrepancy_times, uniform
 from hybrid.drafters import Drafter
+from hybrid.drafters.abilities import check_abilities
 from hybrid.feed import Feed, Fodder, Nothing
 from hybrid.model import Model
 from hybrid.nets.layout import Segment, running
@@ -52,13 +53,15 @@ class Reasoner(nn.Module):
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config, self.tokenizer, self.special = model, tokenizer, tokenizer.special
-        decoder = Network(model.backbone.build(len(tokenizer)))
+        decoder = model.backbone.network(len(tokenizer))
         drafter: Network | None = None
         if model.drafter.learns:
             own = model.drafter_backbone or model.backbone
-            drafter = decoder if model.pairing == "shared" else Network(own.build(len(tokenizer)))
+            drafter = decoder if model.pairing == "shared" else own.network(len(tokenizer))
         self.networks = Pairing(decoder, drafter)
-        self.answering = Answering(model, self.networks, tokenizer)
+        check_abilities(model.drafter, self.networks)
+        self.bridge = model.bridge.module(self.networks)
+        self.answering = Answering(model, self.networks, tokenizer, self.bridge)
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +91,9 @@ class Reasoner(nn.Module):
         feed = feed or self.config.feed
         fed, extra = self._fed(batch, noise, feed)
         sketch, answer = self._decoding(batch, fed)
+        if self.bridge is not None and not isinstance(feed, Nothing):
+            sketch = self.bridge(self.networks, batch.prompts, sketch)
+            extra += len(batch) * (batch.prompts.tokens.shape[1] + sketch.tokens.shape[1])
         drafting = [] if plan is None else plan.segments
         if plan is not None and self.networks.is_shared and any(s.name == "sketch" for s in drafting):
             sketch = next(s for s in drafting if s.name == "sketch")  # the chain reads what it writes
@@ -107,7 +113,8 @@ class Reasoner(nn.Module):
 
     def _check_room(self, prompts: Prompts) -> None:
         """Refuse prompts that leave no room for canvas and answer, and their markers, in the network's positions."""
-        positions = getattr(self.networks.decoder.model.config, "max_position_embeddings", None)
+        networks = [self.networks.decoder, *([self.networks.drafter] if self.networks.drafter is not None else [])]
+        positions = min((n.room for n in networks if n.room is not None), default=None)
         room = (positions or 0) - self.config.canvas - self.config.max_answer - 2
         if positions is not None and prompts.tokens.shape[1] > room:
             raise ValueError(

@@ -47,6 +47,11 @@ class Special:
     answer: int = 4
 
     @property
+    def reserved(self) -> tuple[int, ...]:
+        """All five ids, ascending."""
+        return tuple(sorted((self.pad, self.end, self.mask, self.sketch, self.answer)))
+
+    @property
     def never_drafted(self) -> tuple[int, ...]:
         """Tokens that never stand on a finished canvas."""
         return (self.mask, self.sketch, self.answer)

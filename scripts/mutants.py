@@ -51,13 +51,27 @@ TESTS = {
     "hybrid/diffusion/draft.py": ("test_draft", "test_policy", "test_windows"),
     "hybrid/diffusion/guidance.py": ("test_ending", "test_draft", "test_guidance", "test_uniform"),
     "hybrid/nets/layout.py": ("test_networks",),
-    "hybrid/nets/network.py": ("test_networks", "test_controls"),
+    "hybrid/nets/network.py": ("test_networks", "test_controls", "test_families"),
+    "hybrid/nets/head.py": ("test_families",),
+    "hybrid/nets/recurrent.py": ("test_families",),
+    "hybrid/nets/encoder.py": ("test_families",),
+    "hybrid/nets/pretrained.py": ("test_pretrained",),
+    "hybrid/nets/adapt.py": ("test_adapt", "test_hub"),
+    "hybrid/tasks/checkpoint_tokenizer.py": ("test_pretrained",),
+    "hybrid/harness.py": ("test_harness",),
+    "hybrid/drafters/anneal.py": ("test_conversion",),
     "hybrid/nets/decode.py": ("test_networks", "test_controls"),
-    "hybrid/drafters/diffusion.py": ("test_controls", "test_networks", "test_feeds", "test_reasoner"),
+    "hybrid/drafters/diffusion.py": (
+        "test_controls",
+        "test_networks",
+        "test_feeds",
+        "test_reasoner",
+        "test_conversion",
+    ),
     "hybrid/drafters/autoregressive.py": ("test_controls", "test_reasoner"),
     "hybrid/drafters/controls.py": ("test_controls",),
-    "hybrid/bridge.py": ("test_networks", "test_reasoner"),
-    "hybrid/feed.py": ("test_feeds", "test_training"),
+    "hybrid/bridge.py": ("test_networks", "test_reasoner", "test_latent"),
+    "hybrid/feed.py": ("test_feeds", "test_training", "test_pretrained"),
     "hybrid/reasoner.py": ("test_reasoner",),
     "hybrid/trace.py": ("test_trace",),
     "hybrid/live.py": ("test_live",),
@@ -215,7 +229,7 @@ def main() -> int:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # starts faster
     CONTEXT.set_forkserver_preload(LIBRARIES)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:  # edits made meanwhile change nothing
-        for part in ("hybrid", "tests"):
+        for part in ("hybrid", "tests", "docs"):
             shutil.copytree(ROOT / part, Path(folder, part), ignore=shutil.ignore_patterns("__pycache__"))
         wrong = complaints(Path(folder), mutants)
         if wrong:

@@ -50,7 +50,7 @@ def made(request) -> Procedural:
 
 
 def test_kinds():
-    kinds = "addition chain countdown gsm8k json_lines multiplication prontoqa prosqa sudoku"
+    kinds = "addition chain countdown gsm8k json_lines multiplication prontoqa prosqa rows sudoku"
     assert names(Task) == kinds.split()
     assert look_up(Task, "chain") is Chain
 

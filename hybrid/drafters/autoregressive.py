@@ -77,4 +77,5 @@ class Autoregressive(Drafter):
             z, confidence = torch.where(beyond, special.pad, z), torch.where(beyond, 1.0, confidence)
         everywhere = torch.ones_like(z, dtype=torch.bool)
         yield State(0, z, everywhere, confidence, ~everywhere)
-        return Drafted(z, confidence, None if is_cut else written.memory, holds_sketch=not is_cut)
+        is_kept = network.can_denoise and not is_cut  # a running state is of no use to others
+        return Drafted(z, confidence, written.memory if is_kept else None, holds_sketch=is_kept)

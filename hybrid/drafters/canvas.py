@@ -67,7 +67,7 @@ class Canvas:
             name,
             torch.where(leads, self.slots(x, at), self.slots(z, at)),
             (at <= self.blocks.length).expand(len(z), -1),
-            start[:, None] + at,
+            start[:, None] + at.clamp(max=self.blocks.length),
             is_causal=self.is_causal,
             sees=("prompt",),
             block=self.view,
@@ -110,8 +110,10 @@ class Prefix:
         device = self.prompts.tokens.device
         return prompt_segment(self.prompts.select(rows.to(device)))
 
-    def encoded(self) -> Memory:
-        """All of them; those that no forward has read yet take one of their own."""
+    def encoded(self) -> Memory | None:
+        """All of them; those that no forward has read yet take one of their own. None: the network rereads."""
+        if self.network.rereads:
+            return None
         is_left = torch.ones(len(self.prompts), dtype=torch.bool)
         for some, _ in self.parts:
             is_left[some] = False
@@ -130,7 +132,8 @@ class CanvasDenoiser(Denoiser):
 
     Every row is asked about one block, that of its leftmost position asked about; all before it is done for good.
     Rows may be in different blocks. What a row's past lacks is encoded from clean tokens in the same forward as its
-    next block, once. The prompt is read in the first forward, unless the prefix has it already.
+    next block, once. The prompt is read in the first forward, unless the prefix has it already. A network that
+    rereads has no memory: prompt and past are sent, and charged, in every forward.
 
     Every forward is charged where it is made: its own positions to each row that takes part.
 
@@ -163,13 +166,13 @@ class CanvasDenoiser(Denoiser):
             segments.append(Segment("past", self.canvas.slots(z, at), is_past, now, True, ("prompt",), width))
         at = block[:, None] * width + torch.arange(view, device=z.device)
         keep = at <= self.canvas.blocks.length
-        now, sees = self.start[:, None] + at, ("prompt", "past")
+        now, sees = self.start[:, None] + at.clamp(max=self.canvas.blocks.length), ("prompt", "past")
         segments.append(Segment("canvas", self.canvas.slots(z, at), keep, now, is_causal=False, sees=sees))
 
         columns = 0 if self.memory is None else self.memory.keep.shape[1]
         self._charge(q, lacking * width, view, columns + q, most * width)
         stays = columns + q + most * width + (view if self.canvas.is_causal else 0)
-        if stays == columns:
+        if stays == columns or self.network.rereads:
             hidden = self.network(segments, self.memory and self.memory.read_only())
         else:
             hidden, memory = self.network.remember(segments, self.memory and self.memory.fork())
@@ -184,7 +187,7 @@ class CanvasDenoiser(Denoiser):
     def _company(self, z: Int[Tensor, "0 l"]) -> Float[Tensor, "0 k"]:
         """Predictions for no row: no forward, but for one among ranks, whose networks make the same calls."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return torch.zeros(0, self.network.model.config.vocab_size, device=z.device)
+            return torch.zeros(0, self.network.config.vocab_size, device=z.device)
         at = self.start[:, None] + torch.arange(self.canvas.view, device=z.device)
         blank = Segment("canvas", torch.zeros_like(at), at > 0, at, is_causal=False)
         return self.network.logits(self.network([blank])["canvas"][:, 0])
@@ -208,7 +211,9 @@ class CanvasDenoiser(Denoiser):
             return []
         if not self.prefix.is_read(self.rows):
             return [self.prefix.segment(self.rows)]
-        self.memory = self.prefix.encoded().select(self.rows.to(self.start.device))
+        memory = self.prefix.encoded()
+        assert memory is not None  # some of its prompts are read
+        self.memory = memory.select(self.rows.to(self.start.device))
         return []
 
     def _charge(self, q: int, past: Int[Tensor, "b"], view: int, seen: int, columns: int) -> None:

@@ -22,6 +22,7 @@ from hybrid.diffusion.policy import Confidence, LeftToRight, Policy
 from hybrid.diffusion.sampling import Sampling
 from hybrid.diffusion.schedule import Linear, NoiseSchedule
 from hybrid.diffusion.stop import Stop
+from hybrid.drafters.anneal import annealed, check_anneal
 from hybrid.drafters.canvas import Canvas, CanvasDenoiser, Prefix
 from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Plan, Request, finish
 from hybrid.kinds import register
@@ -50,6 +51,7 @@ class Diffusion(Drafter):
     copies: corruptions of each sketch per training step, which share one encoding of the prompt.
     shift: read the prediction of a token at the position before it, as autoregressive networks do
         (DiffuLLaMA, arXiv 2410.17891; Dream, arXiv 2508.15487).
+    anneal: steps of training over which a causal network learns to look ahead; drafts and validation always do.
     next_token: weight of a causal next-token loss on the clean sketch, in training only, beside the bound. It reads
         a row of its own, since within a block the clean text of block diffusion sees what follows.
     """
@@ -71,11 +73,13 @@ class Diffusion(Drafter):
     train_weight: float = 1.0
     copies: int = 1
     shift: bool = True
+    anneal: int = 0
     next_token: float = 0.0
 
     def __post_init__(self) -> None:
         if self.copies < 1:
             raise ValueError(f"copies={self.copies}: must be 1 or more")
+        check_anneal(self.anneal, self.attention_block)
         if not 0 <= self.train_weight <= 1:
             raise ValueError(f"train_weight={self.train_weight}: must be between 0 (tokens alike) and 1 (the bound)")
         if not 0 <= self.guidance < float("inf"):
@@ -143,7 +147,8 @@ class Diffusion(Drafter):
                 z, weight = corrupt_by_counts(clean, at, u, special.mask, is_own)
             else:
                 z, weight = self.corruption.corrupt(clean, self.schedule.alpha(at), u, alphabet), None
-            segments.append(canvas.noisy(blocks.joined(z), x, start, f"canvas{copy}"))
+            segment = canvas.noisy(blocks.joined(z), x, start, f"canvas{copy}")
+            segments.append(annealed(segment, self.anneal, noise, copy))
             copies.append((blocks.known(clean, z, special.mask), at, weight))
         if self.next_token:
             segments.append(dataclasses.replace(Tokens().segment(x, start, special), name="clean"))
@@ -188,7 +193,7 @@ class Diffusion(Drafter):
         return -(-canvas // (self.decode_window or self.attention_block or canvas))
 
     def honest(self) -> "Diffusion":
-        return dataclasses.replace(self, train_weight=1.0, next_token=0.0)
+        return dataclasses.replace(self, train_weight=1.0, next_token=0.0, anneal=0)
 
     @torch.no_grad()
     def one_step(
@@ -292,4 +297,4 @@ def _ending(special: Special) -> Ending:
 
 
 def _alphabet(network: Network, special: Special) -> Alphabet:
-    return Alphabet(special.mask, network.model.config.vocab_size, special.never_drafted)
+    return Alphabet(special.mask, network.config.vocab_size, special.never_drafted)

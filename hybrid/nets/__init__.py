@@ -1,1 +1,3 @@
-"""Networks over a transformers backbone: segments and attention, memories, pairings, decoding."""
+"""Networks over transformers models: layouts, memories, decoding, and the backbones that build them."""
+
+from hybrid.nets import adapt, pretrained  # noqa: F401  (registers the kinds)

@@ -1,11 +1,15 @@
 """Backbones: transformers models, built from a config. A fork registers another kind, or names it by path."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedModel, Qwen3Config
 
 from hybrid.kinds import register
+from hybrid.nets.family import network_of
+from hybrid.nets.network import Network
 
 
 @dataclass(frozen=True)
@@ -13,8 +17,20 @@ class Backbone:
     """Builds a language model with `base_model`, input and output embeddings, as transformers defines them."""
 
     def build(self, vocabulary: int) -> PreTrainedModel:
-        """A freshly initialised model over `vocabulary` tokens, from torch's global generator."""
+        """A model over `vocabulary` tokens; what is new in it is drawn from torch's global generator."""
         raise NotImplementedError
+
+    def network(self, vocabulary: int) -> Network:
+        """The model as the reasoner reads it."""
+        return network_of(self.build(vocabulary))
+
+    def architecture(self, vocabulary: int) -> dict[str, Any] | None:
+        """What a run keeps so that it loads without the checkpoint it began from; None: the config says it all."""
+        return None
+
+    def saved(self, path: Path) -> "Backbone":
+        """This backbone as a run folder builds it, from the architecture kept at `path`, weights apart."""
+        return self
 
 
 @register(Backbone, "qwen3")

@@ -6,12 +6,13 @@ each only the blocks before its own. One boolean mask follows from that.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -24,6 +25,8 @@ class Segment:
     sees: names of other segments it attends to in full.
     block: columns of a block; None: one if causal, else all of them, so that blocks are no matter.
     before: names of other segments of which its block number j attends to the blocks before number j.
+    vectors: read instead of the tokens' embeddings; None: the tokens.
+    ahead: which later positions each sees, in a segment that is not causal; None: all of them.
     """
 
     name: str
@@ -34,6 +37,15 @@ class Segment:
     sees: tuple[str, ...] = ()
     block: int | None = None
     before: tuple[str, ...] = ()
+    vectors: Float[Tensor, "b n d"] | None = None
+    ahead: Bool[Tensor, "b n n"] | None = None
+
+    def select(self, rows: Int[Tensor, "r"]) -> "Segment":
+        """The segment of some of its rows."""
+        chosen: dict[str, Any] = {
+            f.name: value[rows] for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **chosen)
 
 
 def running(keep: Bool[Tensor, "b n"], start: Int[Tensor, "b"] | int = 0) -> Int[Tensor, "b n"]:
@@ -81,7 +93,20 @@ def attention(segments: Sequence[Segment], memory_keep: Bool[Tensor, "b m"] | No
     pattern = _pattern(tuple(_shape(s) for s in segments), keep.device)
     own = torch.eye(keep.shape[1], dtype=torch.bool, device=keep.device)
     mask = (pattern & rearrange(keep, "b n -> b 1 1 n")) | own
+    start = 0
+    for segment in segments:
+        here = slice(start, start + segment.tokens.shape[1])
+        start = here.stop
+        if segment.ahead is not None:
+            behind = torch.ones_like(segment.ahead[0]).tril()
+            mask[:, 0, here, here] &= behind | segment.ahead
     if memory_keep is not None:
         seen = rearrange(memory_keep, "b m -> b 1 1 m").expand(-1, -1, keep.shape[1], -1)
         mask = torch.cat([seen, mask], dim=-1)
     return mask
+
+
+def near(queries: Int[Tensor, "b n"], keys: Int[Tensor, "b m_n"], distance: int) -> Bool[Tensor, "b 1 n m_n"]:
+    """Pairs of positions at most `distance` apart: what a layer with a sliding window may attend to."""
+    apart = rearrange(queries, "b n -> b 1 n 1") - rearrange(keys, "b m -> b 1 1 m")
+    return apart.abs() <= distance

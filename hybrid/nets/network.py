@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from hybrid.nets.layout import Segment, attention, running
+from hybrid.nets.head import predictions
+from hybrid.nets.layout import Segment, attention, near, running
 from hybrid.records import Prompts
 
 
@@ -113,12 +115,28 @@ class Network(nn.Module):
     """A transformers model read as a function of segments.
 
     `forward` returns hidden states per segment; `logits` turns the wanted ones into predictions.
+
+    can_denoise: attends both ways, so that it can draft a canvas. can_write: predicts each token from its left alone.
+    rereads: keeps no keys and values, so that every forward reads the prompt once more.
     """
+
+    can_denoise: ClassVar[bool] = True
+    can_write: ClassVar[bool] = True
+    rereads: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         self.is_compiled = False
+        self.config = model.config.get_text_config()
+        self.is_by_kind, self.distance = reach(model)
+        self.first_position = first_position(model)
+
+    @property
+    def room(self) -> int | None:
+        """Positions that the network has; None: no limit."""
+        known = getattr(self.config, "max_position_embeddings", None)
+        return None if known is None else known - self.first_position
 
     def compile_training(self) -> None:
         """Compile rows that carry a gradient; drafting and writing, whose shapes change all the time, stay eager."""
@@ -134,66 +152,144 @@ class Network(nn.Module):
             row = (1, sum(s.tokens.shape[1] for s in segments))
             nothing = torch.zeros(row, dtype=torch.long, device=segments[0].tokens.device)
             blank = Segment("", nothing, nothing == 0, nothing, is_causal=True)
-            hidden = self.forward([blank])[""][:0].split([s.tokens.shape[1] for s in segments], dim=1)
-            return {s.name: part for s, part in zip(segments, hidden, strict=True)}
+            return parts(self.forward([blank])[""][:0], segments)
         if memory is not None and self.model.training:  # recomputed activations have no memory, and no dropout drafts
             self.model.eval()
             try:
                 return self.forward(segments, memory)
             finally:
                 self.model.train()
-        tokens = torch.cat([s.tokens for s in segments], dim=1)
-        device = tokens.device
-        self._fit_to(device)
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.model.dtype
-        attends = attention(segments, None if memory is None else memory.keep)
+        return self._states(segments, memory)
+
+    def _states(self, segments: Sequence[Segment], memory: Memory | None) -> dict[str, Float[Tensor, "b _ d"]]:
+        """What `forward` gives for one row or more."""
+        self._fit_to(segments[0].tokens.device)
         trunk = self.model.base_model
         # A module that was compiled stays so when called; its `forward` is never.
         is_plain = self.is_compiled and (memory is not None or not torch.is_grad_enabled())
         run = trunk.forward if is_plain else trunk
+        keys_and_values = {} if memory is None else {"past_key_values": memory.cache}
         states = run(
-            input_ids=tokens,
-            position_ids=torch.cat([s.positions for s in segments], dim=1),
-            # Additive, since a boolean mask leaks under eager attention: it is added as 0 and 1. In the precision
-            # of the scores, which a wider mask would widen for nothing: 0 and -inf are exact in any.
-            attention_mask=torch.zeros(attends.shape, dtype=dtype, device=device).masked_fill(~attends, -torch.inf),
-            past_key_values=None if memory is None else memory.cache,
+            **self._read(segments),
+            **keys_and_values,
+            position_ids=torch.cat([s.positions for s in segments], dim=1) + self.first_position,
+            attention_mask=self._masks(segments, memory),
             use_cache=memory is not None,
         ).last_hidden_state
-        parts = states.split([s.tokens.shape[1] for s in segments], dim=1)
-        return {s.name: part for s, part in zip(segments, parts, strict=True)}
+        return parts(states, segments)
+
+    def _read(self, segments: Sequence[Segment]) -> dict[str, Tensor]:
+        """The tokens of a row, or its vectors where a segment brings its own."""
+        if all(s.vectors is None for s in segments):
+            return {"input_ids": torch.cat([s.tokens for s in segments], dim=1)}
+        embed = self.model.get_input_embeddings()
+        vectors = [embed(s.tokens) if s.vectors is None else s.vectors for s in segments]
+        return {"inputs_embeds": torch.cat([v.to(vectors[0].dtype) for v in vectors], dim=1)}
+
+    def _masks(self, segments: Sequence[Segment], memory: Memory | None) -> Tensor | dict[str, Tensor]:
+        """The mask of a row; by kind of layer where the model has several kinds, windows cut to their distance."""
+        attends = attention(segments, None if memory is None else memory.keep)
+        if self.distance is None:
+            return self._additive(attends)
+        at = torch.cat([s.positions for s in segments], dim=1)
+        before = at[:, :0] if memory is None else running(memory.keep)
+        sliding = self._additive(attends & near(at, torch.cat([before, at], dim=1), self.distance))
+        if not self.is_by_kind:
+            return sliding
+        return {"full_attention": self._additive(attends), "sliding_attention": sliding}
+
+    def _additive(self, attends: Bool[Tensor, "b 1 n m"]) -> Float[Tensor, "b 1 n m"]:
+        """Additive, since a boolean mask leaks under eager attention: it is added as 0 and 1. In the precision of the
+        scores, which a wider mask would widen for nothing: 0 and -inf are exact in any.
+        """
+        kind = attends.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.model.dtype
+        return torch.zeros(attends.shape, dtype=dtype, device=attends.device).masked_fill(~attends, -torch.inf)
 
     def _fit_to(self, device: torch.device) -> None:
-        """The faster attention for the device: on CPUs the fused kernel's bf16 backward is ten times slower."""
-        wanted = "eager" if device.type == "cpu" else "sdpa"
+        """The faster attention for the device: on CPUs the fused kernel's bf16 backward is ten times slower. Scores
+        that are capped (Gemma 2) have no fused kernel.
+        """
+        capped = getattr(self.config, "attn_logit_softcapping", None) is not None
+        wanted = "eager" if device.type == "cpu" or capped else "sdpa"
         if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
 
     def logits(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
         """Predictions of the head; positions nobody asks about should not be passed."""
-        return self.model.get_output_embeddings()(hidden)
+        return predictions(self.model, hidden)
 
     def remember(
         self, segments: Sequence[Segment], memory: Memory | None = None
     ) -> tuple[dict[str, Float[Tensor, "b n d"]], Memory]:
         """`forward`, and the memory of everything seen so far. The memory given is used up."""
-        before = memory or Memory(DynamicCache(config=self.model.config), segments[0].keep[:, :0])
+        before = memory or Memory(self._cache(), segments[0].keep[:, :0])
         hidden = self(segments, before)
         return hidden, Memory(before.cache, torch.cat([before.keep, *(s.keep for s in segments)], dim=1))
 
+    def _cache(self) -> Cache:
+        """Empty. Sliding windows are the mask's business: a layer that forgot would forget by place, not position."""
+        return Cache(layers=[DynamicLayer() for _ in range(self.config.num_hidden_layers)])
+
     def flops(self, positions: int, context: float) -> float:
         """Floating-point operations of a forward over `positions` positions of one row that see `context` others
-        on average: 2 per weight of every matrix and position, 4 per attended pair, head width and layer.
+        on average: 2 per weight of every matrix that a position meets, 4 per attended pair, head width and layer.
         """
-        config = self.model.config
-        head = self.model.get_output_embeddings().weight
-        weights = sum(p.numel() for p in self.model.parameters() if p.ndim == 2)
-        if not config.tie_word_embeddings:
-            weights -= head.numel()  # the input embedding is a look-up
+        config = self.config
         heads = config.num_attention_heads
         head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
         attended = 4 * config.num_hidden_layers * heads * head_width * context
-        return positions * (2.0 * weights + attended)
+        return positions * (2.0 * self._weights() + attended)
+
+    def _weights(self) -> float:
+        """Weights of the matrices that one position meets: look-ups are none, of experts those that are routed to."""
+        looked_up = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
+        experts = getattr(self.config, "num_experts", None)
+        names = ("num_experts_per_tok", "top_k_experts")
+        chosen = next((n for name in names if (n := getattr(self.config, name, None))), experts)
+        total = 0.0
+        for p in self._body().parameters():
+            if p.ndim in (2, 3) and id(p) not in looked_up:
+                total += p.numel() * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
+        head = self.model.get_output_embeddings().weight
+        has_own_head = any(p.shape == head.shape and id(p) not in looked_up for p in self._body().parameters())
+        return total + (0 if has_own_head else head.numel())  # a tied head multiplies by what is looked up
+
+    def _body(self) -> nn.Module:
+        """What a token runs through, of all that the model has."""
+        return self.model
+
+
+def parts(states: Float[Tensor, "b n d"], segments: Sequence[Segment]) -> dict[str, Float[Tensor, "b _ d"]]:
+    """Each segment's share of a row."""
+    split = states.split([s.tokens.shape[1] for s in segments], dim=1)
+    return {s.name: part for s, part in zip(segments, split, strict=True)}
+
+
+def reach(model: PreTrainedModel) -> tuple[bool, int | None]:
+    """(masks are by kind of layer, the farthest distance that a sliding layer attends to; None: no layer slides).
+
+    Raises:
+        ValueError: a kind of layer that no mask of ours serves.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if unknown := sorted(set(kinds or ()) - {"full_attention", "sliding_attention"}):
+        raise ValueError(f"{type(model).__name__} has layers of kind {unknown[0]}, whose attention is not supported")
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    if window is None or not slides:
+        return False, None
+    # Causal families count the position itself as one of the window; ModernBERT gives the distance to each side.
+    return bool(kinds), window if config.model_type == "modernbert" else window - 1
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """The position id of a row's first token: RoBERTa's families begin after that of padding."""
+    embeddings = getattr(model.base_model, "embeddings", None)
+    if embeddings is None or not hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return 0
+    return int(embeddings.padding_idx) + 1
 
 
 def prompt_segment(prompts: Prompts) -> Segment:

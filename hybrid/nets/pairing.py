@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Network
 
-Hidden = dict[str, Float[Tensor, "b n d"]]
+Hidden = dict[str, Float[Tensor, "b _ _"]]  # the two networks may differ in width
 
 
 class Pairing(nn.Module):

@@ -2,6 +2,7 @@
 
 from hybrid.tasks.addition import Addition
 from hybrid.tasks.chain import Chain
+from hybrid.tasks.checkpoint_tokenizer import CheckpointTokenizer, PretrainedTokenizer
 from hybrid.tasks.collate import check_room, collate, prompts
 from hybrid.tasks.countdown import Countdown
 from hybrid.tasks.gsm8k import Gsm8k
@@ -9,6 +10,7 @@ from hybrid.tasks.json_lines import JsonLines
 from hybrid.tasks.multiplication import Multiplication
 from hybrid.tasks.ontology import ProntoQA, ProsQA
 from hybrid.tasks.procedural import Drawn, Draws, Procedural
+from hybrid.tasks.rows import Rows
 from hybrid.tasks.sudoku import Sudoku
 from hybrid.tasks.task import Data, Task, example, key_of, split
 from hybrid.tasks.tokenizer import (
@@ -33,6 +35,7 @@ __all__ = [
     "BytePair",
     "Chain",
     "Character",
+    "CheckpointTokenizer",
     "Countdown",
     "Data",
     "Drawn",
@@ -41,8 +44,10 @@ __all__ = [
     "JsonLines",
     "Multiplication",
     "Procedural",
+    "PretrainedTokenizer",
     "ProntoQA",
     "ProsQA",
+    "Rows",
     "Sudoku",
     "Task",
     "Tokenizer",

@@ -6,7 +6,7 @@ import torch
 
 from hybrid.records import Batch, Example, Prompts
 from hybrid.tasks.task import key_of
-from hybrid.tasks.tokenizer import END, PAD, Tokenizer
+from hybrid.tasks.tokenizer import Tokenizer
 
 
 def collate(
@@ -16,25 +16,26 @@ def collate(
     max_prompt: int | None = None,
     max_answer: int | None = None,
 ) -> Batch:
-    """A batch: prompts as in `prompts`; sketch, END and PADs to `canvas`; answer, END and PADs.
+    """A batch: prompts as in `prompts`; sketch, end and pads to `canvas`; answer, end and pads.
 
-    max_answer: pad answers to this many tokens, END included, for static shapes; None pads to the longest.
+    max_answer: pad answers to this many tokens, end included, for static shapes; None pads to the longest.
 
     Raises:
         ValueError: no examples, an empty or over-long prompt, or a sketch or answer that does not fit with
-        its END.
+        its end token.
     """
     head = prompts([e.prompt for e in examples], tokenizer, [e.key for e in examples], max_prompt)
-    sketches = [[*tokenizer.encode(e.sketch), END] for e in examples]
+    pad, end = tokenizer.special.pad, tokenizer.special.end
+    sketches = [[*tokenizer.encode(e.sketch), end] for e in examples]
     _fits(sketches, canvas, "canvas", "sketch", examples)
-    answers = [[*tokenizer.encode(e.answer), END] for e in examples]
+    answers = [[*tokenizer.encode(e.answer), end] for e in examples]
     longest = max(map(len, answers)) if max_answer is None else max_answer
     _fits(answers, longest, "max_answer", "answer", examples)
     keep = [[True] * len(row) + [False] * (longest - len(row)) for row in answers]
     return Batch(
         prompts=head,
-        sketch=torch.tensor([row + [PAD] * (canvas - len(row)) for row in sketches]),
-        answer=torch.tensor([row + [PAD] * (longest - len(row)) for row in answers]),
+        sketch=torch.tensor([row + [pad] * (canvas - len(row)) for row in sketches]),
+        answer=torch.tensor([row + [pad] * (longest - len(row)) for row in answers]),
         answer_keep=torch.tensor(keep),
     )
 
@@ -56,7 +57,7 @@ def prompts(
         raise ValueError("no prompts: give at least one")
     if keys is not None and len(keys) != len(texts):
         raise ValueError(f"{len(keys)} keys for {len(texts)} prompts: give one each")
-    rows = [tokenizer.encode(text) for text in texts]
+    rows = [tokenizer.encode_prompt(text) for text in texts]
     if [] in rows:
         raise ValueError(f"prompt {rows.index([])} of {len(rows)} is empty: a prompt needs at least one token")
     width = max(map(len, rows)) if max_prompt is None else max_prompt
@@ -66,7 +67,7 @@ def prompts(
             f"prompt of {len(rows[longest])} tokens, but max_prompt = {width}; raise it or shorten "
             f"{_start(texts[longest])}"
         )
-    tokens = [[PAD] * (width - len(row)) + row for row in rows]
+    tokens = [[tokenizer.special.pad] * (width - len(row)) + row for row in rows]
     keep = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
     identities = [key_of(text) for text in texts] if keys is None else list(keys)
     return Prompts(torch.tensor(identities), torch.tensor(tokens), torch.tensor(keep))
@@ -84,7 +85,7 @@ def check_room(examples: Sequence[Example], tokenizer: Tokenizer, canvas: int, m
 
 
 def _fits(rows: list[list[int]], room: int, key: str, part: str, examples: Sequence[Example]) -> None:
-    """Whether the rows, each closed by its END, fit in `room`."""
+    """Whether the rows, each closed by its end token, fit in `room`."""
     longest = max(range(len(rows)), key=lambda i: len(rows[i]))
     need = len(rows[longest])
     if need > room:

@@ -59,6 +59,14 @@ class Task:
         """
         raise ValueError(f"task kind {type(self).__name__} reads no files; remove {path} from the config's data")
 
+    def read_set(self, name: str) -> Sequence[Example]:
+        """The examples of a data set of the Hub.
+
+        Raises:
+            ValueError: this kind reads none.
+        """
+        raise ValueError(f"task kind {type(self).__name__} reads no data sets of the Hub; kind: rows does")
+
     def score(self, example: Example, sketch: str, answer: str) -> Score:
         """What the task's rules say of one result."""
         raise NotImplementedError
@@ -137,6 +145,8 @@ def _kept_out(task: Task, data: Data, name: str) -> frozenset[int]:
 
 
 def _read(task: Task, path: str, where: str) -> Sequence[Example]:
+    if path.startswith("hub:"):
+        return _read_set_once(task, path.removeprefix("hub:"))
     if not Path(path).is_file():
         raise FileNotFoundError(f"{where} = {path}: no such file. {task.source}".rstrip())
     rows = _read_once(task, Path(path), Path(path).stat().st_mtime_ns)
@@ -149,6 +159,11 @@ def _read(task: Task, path: str, where: str) -> Sequence[Example]:
 def _read_once(task: Task, path: Path, changed: int) -> Sequence[Example]:
     """The splits of one config share their files; `changed` makes a rewritten file a new one."""
     return tuple(task.read(path))
+
+
+@lru_cache(maxsize=8)
+def _read_set_once(task: Task, name: str) -> Sequence[Example]:
+    return tuple(task.read_set(name))
 
 
 def read_text(path: Path) -> str:

@@ -2,9 +2,10 @@
 offline."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -23,7 +24,9 @@ class Tokenizer:
     "<mask>" is six characters. `special` names the five ids.
     """
 
-    special = Special(PAD, END, MASK, SKETCH, ANSWER)
+    special: Special = Special(PAD, END, MASK, SKETCH, ANSWER)
+    formats: ClassVar[dict[str, Callable[[dict[str, Any]], "Tokenizer"]]] = {}
+    """Readers of files that are not the library's own, by the key that such a file has."""
 
     def __init__(self, model: tokenizers.Tokenizer) -> None:
         found = tuple(model.id_to_token(i) for i in range(len(SPECIAL)))
@@ -58,27 +61,32 @@ class Tokenizer:
                 f"{''.join(sorted(self.characters))!r}"
             ) from None
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt, with whatever the tokenizer's model expects round it: here nothing."""
+        return self.encode(text)
+
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids` up to the first END: pads are left out, a mask shows as "_", SKETCH and ANSWER by
-        name.
+        """Text of `ids` up to the first end token: pads are left out, a mask shows as "_", the markers of sketch
+        and answer by name.
 
         Raises:
             ValueError: an id beyond the vocabulary.
         """
         texts: list[str] = []
         run: list[int] = []
-        for token in (*map(int, ids), END):
-            if token not in self.names:
+        special = self.special
+        for token in (*map(int, ids), special.end):
+            if not 0 <= token < len(self):
                 raise ValueError(f"token id {token}: the vocabulary has ids 0 to {len(self) - 1}")
-            if token >= len(SPECIAL):
+            if token not in special.reserved:
                 run.append(token)
                 continue
-            if token != PAD and run:
+            if token != special.pad and run:
                 texts.append(self._text(run))
                 run = []
-            if token == END:
+            if token == special.end:
                 break
-            texts.append({PAD: "", MASK: "_"}.get(token, self.names[token]))
+            texts.append({special.pad: "", special.mask: "_"}.get(token, self.names[token]))
         return "".join(texts)
 
     def _text(self, ids: list[int]) -> str:
@@ -86,17 +94,33 @@ class Tokenizer:
             return "".join(map(self.names.__getitem__, ids))
         return self.model.decode(ids, skip_special_tokens=False)
 
+    def to_fast(self) -> Any:
+        """The tokenizer as transformers has them, for others' tools: text that spells a special token becomes it."""
+        from transformers import PreTrainedTokenizerFast
+
+        roles = {"pad_token": "pad", "eos_token": "end", "mask_token": "mask"}
+        names = {role: self.names[getattr(self.special, part)] for role, part in roles.items()}
+        marks = [self.names[self.special.sketch], self.names[self.special.answer]]
+        return PreTrainedTokenizerFast(tokenizer_object=self.model, additional_special_tokens=marks, **names)
+
     def to_json(self) -> str:
         """The whole tokenizer as text in the library's format; `from_json` reads it."""
         return self.model.to_str(pretty=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
-        """Reads data and runs no code.
+        """The tokenizer of a file's text, of the class that wrote it. Reads data and runs no code.
 
         Raises:
             ValueError: not the library's format, or not a tokenizer of this project.
         """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a tokenizer file ({error})") from None
+        for key, read in cls.formats.items():
+            if isinstance(data, dict) and key in data:
+                return read(data)
         try:
             model = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception

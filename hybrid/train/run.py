@@ -19,11 +19,13 @@ from hybrid.config import differences, load
 from hybrid.experiment import CONFIG, TOKENIZER, TRAINED, WEIGHTS, Experiment, read_trained, save_run
 from hybrid.reasoner import Reasoner
 from hybrid.shard import rank_and_world
+from hybrid.sizes import sizes_table
 from hybrid.tasks import Tokenizer
 from hybrid.train.checkpoints import AtomicCheckpoints, Saver, Stopped, Weights, newest
 from hybrid.train.curve import Curve
 from hybrid.train.data import Examples
 from hybrid.train.interrupt import Interrupts, locked, requeue
+from hybrid.train.loggers import loggers_of
 from hybrid.train.module import HybridReasoner
 from hybrid.train.optimiser import networks
 from hybrid.train.sharding import ShardedReasoner, check_ranks, plugins, strategy
@@ -33,7 +35,7 @@ CHECKPOINTS, METRICS = "checkpoints", Path("logs", "metrics.csv")
 FREE_TO_CHANGE = (
     "evaluate.", "run", "name", "train.log_every", "train.checkpoint_every", "train.validate_", "train.accelerator",
     "train.devices", "train.num_nodes", "train.strategy", "train.timeout", "train.workers",
-    "train.activation_checkpointing", "train.compile",
+    "train.activation_checkpointing", "train.compile", "train.loggers",
 )  # fmt: skip
 
 
@@ -56,6 +58,8 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
         module = kind(
             Reasoner(experiment.model, tokenizer), experiment.task, experiment.train, experiment.seed, Interrupts()
         )
+        if progress and rank == 0:
+            print(sizes_table(module.reasoner))
         if experiment.train.activation_checkpointing:
             for network in networks(module.reasoner):
                 network.model.activation_checkpointing_enable({"use_reentrant": False})
@@ -135,7 +139,8 @@ def _trainer(experiment: Experiment, folder: Path, module: HybridReasoner, saver
         use_distributed_sampler=False,  # our loaders deal by rank themselves
         callbacks=callbacks,
         plugins=[AtomicCheckpoints(), *plugins()],
-        logger=False,
+        log_every_n_steps=settings.log_every,
+        logger=loggers_of(settings.loggers, folder) or False,  # the curve writes metrics.csv itself
         enable_progress_bar=progress,
         enable_model_summary=False,
         default_root_dir=folder,

@@ -20,6 +20,7 @@ class Train:
     validate_examples: from the valid split.
     compile: fuse the training step by torch.compile: half a minute first, then about 1.6 times as fast; needs a C++
         compiler on CPUs.
+    loggers: beside metrics.csv, which is always written. wandb stays offline unless WANDB_MODE=online.
     devices, accelerator: as the trainer names them; devices are per node. num_nodes: machines, under torchrun or srun.
     strategy: of several devices. ddp: each holds the whole network. fsdp2: each holds a share of its weights,
         gradients and optimiser state, layer by layer.
@@ -52,6 +53,7 @@ class Train:
     timeout: float = 1800.0
     workers: int = 0
     activation_checkpointing: bool = False
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every", "devices", "num_nodes"):

@@ -1,0 +1,92 @@
+"""Commands around a run: hybrid check-data | export | harness."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Command = Callable[[str, Callable[[Any], None], str], argparse.ArgumentParser]
+
+
+def add_commands(command: Command, overrides: dict[str, Any]) -> None:
+    """Their parsers. overrides: the options of the argument that takes `key=value`."""
+    check = command("check-data", _check_data, "Check an experiment's data before training on it.")
+    check.add_argument("config", help="YAML file, or a run folder")
+    check.add_argument("overrides", **overrides)
+    check.add_argument("--samples", type=int, default=2, help="train rows shown as the networks read them")
+
+    export = command("export", _export, "Write a run as a pipeline of transformers models, with a model card.")
+    export.add_argument("run", help="run folder of `hybrid train`")
+    export.add_argument("out", help="new folder for the pipeline")
+    export.add_argument("--adapters", action="store_true", help="also write low-rank matrices on their own")
+    export.add_argument("--push", metavar="REPOSITORY", help="upload it to the Hub under this name")
+    export.add_argument("--private", action="store_true", help="make the repository private")
+
+    harness = command("harness", _harness, "Run tasks of lm-evaluation-harness on a trained run, under a budget.")
+    harness.add_argument("run", help="run folder of `hybrid train`")
+    harness.add_argument("--tasks", required=True, help="names, such as gsm8k,arc_easy")
+    harness.add_argument("--include", metavar="DIR", help="folder of task files of your own; only these are known then")
+    harness.add_argument("--steps", type=int, help="denoising steps; default: one per canvas position")
+    harness.add_argument("--join", default="{answer}", help="text that is scored, of {sketch} and {answer}")
+    harness.add_argument("--score", default="bound", help="log-likelihood: bound (of a sketch) or answer")
+    harness.add_argument("--samples", type=int, default=32, help="masks per bound")
+    harness.add_argument("--limit", type=int, help="only the first so many rows of each task")
+    harness.add_argument("--batch", type=int, default=32, help="rows answered together")
+    harness.add_argument("--out", help="file for the harness's results as JSON")
+
+
+def _check_data(options: Any) -> None:
+    from hybrid.data_check import check_data
+
+    report = check_data(_experiment(options), options.samples)
+    print("\n".join(report.lines))
+    if report.faults:
+        print("\n".join(f"fault: {fault}" for fault in report.faults))
+        raise ValueError(f"{len(report.faults)} faults in the data, listed above")
+
+
+def _export(options: Any) -> None:
+    from hybrid.config import add_fork_path
+    from hybrid.experiment import is_run
+    from hybrid.hub.export import export, push
+
+    if not is_run(options.run):
+        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    add_fork_path(options.run)
+    made = export(options.run, options.out, adapters=options.adapters)
+    print("written: " + ", ".join(str(path) for path in made))
+    if options.push:
+        print(f"pushed: {push(options.out, options.push, private=options.private)}")
+
+
+def _harness(options: Any) -> None:
+    from hybrid.config import add_fork_path
+    from hybrid.experiment import is_run
+
+    try:
+        from hybrid.harness import HybridLM, run_tasks
+    except ImportError:
+        raise ValueError("harness needs the package lm-eval: pip install 'hybrid-reasoning[harness]'") from None
+    if not is_run(options.run):
+        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    add_fork_path(options.run)
+    model = HybridLM(options.run, options.steps, options.join, options.score, options.samples, batch_size=options.batch)
+    results = run_tasks(model, options.tasks.split(","), include=options.include, limit=options.limit)
+    for task, figures in results["results"].items():
+        shown = {k: v for k, v in figures.items() if isinstance(v, float) and "stderr" not in k}
+        print(f"{task}: " + ", ".join(f"{name.partition(',')[0]} {value:.4f}" for name, value in shown.items()))
+    print(f"log-likelihoods are {results['hybrid']['loglikelihood']}")
+    if options.out:
+        Path(options.out).write_text(json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8")
+        print(f"written: {options.out}")
+
+
+def _experiment(options: Any) -> Any:
+    from hybrid.config import add_fork_path
+    from hybrid.experiment import read_experiment
+
+    if wrong := [text for text in options.overrides if "=" not in text]:
+        raise ValueError(f"override {wrong[0]!r}: expected key=value")
+    add_fork_path(options.config)
+    return read_experiment(options.config, options.overrides)

@@ -1,0 +1,71 @@
+"""The docs run: every command and line of the tutorials, in order, on shrunken runs; every config builds."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hybrid.build import build
+from hybrid.cli import main
+from hybrid.reasoner import Model
+from hybrid.tasks import Task
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
+SMALL = ["train.steps=2", "train.positions=null", "train.validate_every=0", "train.precision=32-true"]
+BLOCK = re.compile(r"^```(\w+) ?([^\n]*)\n(.*?)^```", re.M | re.S)
+
+
+def run(line):
+    words = shlex.split(line)
+    assert words[0] == "hybrid", line
+    words += SMALL if words[1] == "train" else []
+    words += ["--examples", "4"] if words[1] == "evaluate" else []
+    words += ["--no-progress"] if words[1] in ("train", "evaluate") else []
+    assert main(words[1:]) == 0, line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", TUTORIALS, ids=lambda file: file.stem)
+def test_a_tutorial_runs(file, tmp_path, monkeypatch):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    names, blocks = {}, BLOCK.findall(file.read_text())
+    assert blocks
+    for language, where, text in blocks:
+        if where.startswith("file="):
+            Path(where.removeprefix("file=")).write_text(text)
+        elif language == "bash":
+            for line in text.splitlines():
+                run(line)
+        else:
+            assert language == "python"
+            exec(compile(text.replace("STEPS := 300", "STEPS := 2"), f"{file.name}", "exec"), names)
+
+
+def test_there_are_tutorials_and_their_links_lead_somewhere():
+    assert {"reproduce", "budget", "fork", "notebook"} <= {file.stem for file in TUTORIALS}
+    for file in [*TUTORIALS, *DOCS.glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+            assert (file.parent / link).exists(), f"{file.name}: {link}"
+
+
+def test_configs_of_the_checkpoints_page_build():
+    found = BLOCK.findall((DOCS / "checkpoints.md").read_text())
+    kinds = {"model": Model, "task": Task}
+    built = [build(kinds[what], yaml.safe_load(text)) for language, what, text in found if language == "yaml"]
+    assert len(built) >= 4
+
+
+def test_the_api_page_is_that_of_the_docstrings():
+    spec = importlib.util.spec_from_file_location("api", ROOT / "scripts" / "api.py")
+    api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(api)
+    assert (DOCS / "api.md").read_text() == api.page(), "docs/api.md is old: run python scripts/api.py"
+    assert "#### model.backbone kind: pretrained" in api.page() and "trust_remote_code = False" in api.page()
