@@ -148,6 +148,10 @@ class CanvasDenoiser(Denoiser):
     memory: Memory | None = None
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        if not len(z):  # one blank position keeps ranks that have rows company, and no backbone takes none
+            blank = torch.zeros(1, 1, dtype=torch.int64, device=z.device)
+            segment = Segment("canvas", blank, blank == 0, blank, is_causal=False)
+            return self.network.logits(self.network([segment])["canvas"][0, :0])
         width, view = self.canvas.blocks.width, self.canvas.view
         block = where.int().argmax(-1) // width
         lacking = self._lacking(block, where)
