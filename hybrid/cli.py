@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--controls", help="of gold,shuffled,pause; '' for none")
     evaluate.add_argument("--examples", type=int, help="only the first so many")
     evaluate.add_argument("--batch", type=int, help="examples answered together; 1 measures latency")
+    evaluate.add_argument("--drafts", type=int, help="sketches per prompt, one answer chosen; needs a --temperature")
+    evaluate.add_argument("--temperature", type=float, help="of the sketch's draws; 0: greedy")
     evaluate.add_argument("--out", help="folder for the frontier files; default: the run folder")
     evaluate.add_argument("--no-progress", action="store_true", help="no progress bar")
 
@@ -100,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--file", help="prompts, one a line; - for stdin")
     sample.add_argument("--paragraphs", action="store_true", help="prompts of several lines, blank lines between them")
     sample.add_argument("--steps", type=int, help="denoising steps; 0: no sketch; default: one per canvas position")
+    sample.add_argument("--tokens", type=int, help="sketch tokens at most, end token included")
+    sample.add_argument("--forwards", type=int, help="network calls at most, the answer's reserved first")
+    sample.add_argument("--ms", type=float, help="milliseconds at most, the answer's time kept free")
+    sample.add_argument("--effort", help="none, low, medium or high: 0, 1/8, 1/3 or all of the canvas in steps")
+    sample.add_argument("--drafts", type=int, default=1, help="sketches per prompt, each answered")
+    sample.add_argument("--choose", default="vote", help="among several drafts: vote, likelihood or confidence")
     sample.add_argument("--policy", help="which positions a step commits, such as confidence or threshold")
     sample.add_argument("--threshold", type=float, help="of the threshold policy, 0 to 1")
     sample.add_argument("--temperature", type=float, help="0: greedy (the default)")
@@ -169,7 +177,11 @@ def _evaluate(options: Any) -> None:
         raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
     lists = {"steps": options.steps, "policies": options.policies, "controls": options.controls}
     extra = [f"evaluate.{k}=[{v}]" for k, v in lists.items() if v is not None]
-    extra += [f"evaluate.{k}={v}" for k in ("examples", "batch") if (v := getattr(options, k)) is not None]
+    extra += [
+        f"evaluate.{k}={v}"
+        for k in ("examples", "batch", "drafts", "temperature")
+        if (v := getattr(options, k)) is not None
+    ]
     experiment = _read(options, extra)
     reasoner, trained = load_reasoner(options.run, experiment)
     examples = experiment.examples(experiment.evaluate.split)
@@ -214,7 +226,7 @@ def _sample(options: Any) -> None:
         raise ValueError("--live is for eyes and --json for programs: give one, or --live with --trace FILE")
     options.overrides = []
     experiment = _read(options)
-    budget = Budget(options.steps)
+    budget = Budget(options.steps, options.tokens, options.forwards, options.ms, options.effort)
     prompts = _prompts(options)
     reasoner, _ = load_reasoner(options.run, experiment)
     drafter = reasoner.config.drafter
@@ -233,7 +245,7 @@ def _sample(options: Any) -> None:
         drafter = dataclasses.replace(drafter, **changes)
     results = reason(
         reasoner, prompts, budget, drafter=drafter, seed=options.seed, out=sys.stdout, task=experiment.title,
-        live=options.live, delay=options.delay, trace=options.trace,
+        drafts=options.drafts, choose=options.choose, live=options.live, delay=options.delay, trace=options.trace,
     )  # fmt: skip
     for prompt, result in zip(prompts, results, strict=True):
         if options.json:
@@ -241,6 +253,9 @@ def _sample(options: Any) -> None:
             continue
         spent = result.spent
         print(f"prompt  {prompt}\nsketch  {result.sketch or '(none)'}\nanswer  {result.answer}")
+        if result.drafts:
+            print("drafts  " + "  ".join(f"{d.sketch} > {d.answer}" for d in result.drafts))
+        print("allowed " + ", ".join(f"{name} {limit}" for name, limit in result.allowed.items()))
         print(
             f"spent   {spent['denoiser_forwards']:.0f} denoiser + {spent['decoder_forwards']:.0f} decoder forwards, "
             f"{spent['positions']:.0f} positions, {spent['sketch_tokens']:.0f} sketch + "

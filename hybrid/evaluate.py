@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from hybrid.choose import Choice, check_drafts
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import check_steps
 from hybrid.diffusion.noise import Noise
-from hybrid.diffusion.policy import Policy, Threshold
+from hybrid.diffusion.policy import Policy
 from hybrid.drafters import Drafter
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted as OneStep
@@ -40,6 +41,8 @@ class Evaluate:
     examples: int | None = 500
     batch: int = 64
     temperature: float | None = None
+    drafts: int = 1
+    choose: Choice = "vote"
 
     def __post_init__(self) -> None:
         known = ("gold", "shuffled", "pause")
@@ -47,6 +50,8 @@ class Evaluate:
             raise ValueError(f"controls={wrong[0]!r}: must be of {', '.join(known)}")
         if self.split not in ("valid", "test"):
             raise ValueError(f"split={self.split!r}: must be valid or test")
+        if self.drafts < 1:
+            raise ValueError(f"drafts={self.drafts}: must be 1 or more")
         if self.batch < 1:
             raise ValueError(f"batch={self.batch}: must be 1 or more")
         if self.examples is not None and self.examples < 1:
@@ -63,6 +68,7 @@ class Way:
     drafter: Drafter
     budget: Budget
     labels: Mapping[str, Any]
+    drafts: int = 1
 
     @property
     def has_sketch(self) -> bool:
@@ -74,7 +80,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     """All rows of the frontier, cheapest first; refused here, before anything runs, where a budget cannot be used."""
     model = reasoner.config
     drafter, canvas = model.drafter, model.canvas
-    pairing = {"pairing": model.pairing if drafter.learns else None, "drafts": 1}
+    pairing: dict[str, Any] = {"pairing": model.pairing if drafter.learns else None, "drafts": 1}
     if not isinstance(drafter, Diffusion):
         if not drafter.steps_matter:
             return [Way(model.method, drafter, Budget(), pairing)]
@@ -82,19 +88,23 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
         return [Way(model.method, drafter, Budget(s), {**pairing, "steps": s}) for s in budgets]
     if settings.temperature is not None:
         drafter = dataclasses.replace(drafter, temperature=settings.temperature)
+    pairing["block"] = drafter.attention_block
     listed = []
     budgets = _budgets(settings, drafter, canvas)
     if 0 in budgets:
         listed.append(Way("hybrid", drafter, Budget(0), {**pairing, "steps": 0}))
     for policy in settings.policies or (drafter.policy,):
         own = dataclasses.replace(drafter, policy=policy)
-        labels: dict[str, Any] = {**pairing, "policy": kind_of(Policy, type(policy))}
-        if isinstance(policy, Threshold):
-            labels["threshold"] = policy.threshold
+        check_drafts(settings.drafts, settings.choose, own)
+        labels: dict[str, Any] = {**pairing, "policy": kind_of(Policy, type(policy)), "drafts": settings.drafts}
+        told = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
+        labels["threshold"] = told.pop("threshold", None)
+        labels["setting"] = ", ".join(f"{name} {value}" for name, value in told.items()) or None
         for steps in budgets:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
+            own.check_steps(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool))
             if steps:
-                listed.append(Way("hybrid", own, Budget(steps), {**labels, "steps": steps}))
+                listed.append(Way("hybrid", own, Budget(steps), {**labels, "steps": steps}, settings.drafts))
     return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]
 
 
@@ -134,26 +144,40 @@ def evaluate(
             tally = Tally()
             for at in range(0, len(chosen), settings.batch):
                 part = chosen[at : at + settings.batch]
-                results, batch = answer(reasoner, way, part, chosen, seed, at)
+                results, batch = answer(reasoner, way, part, chosen, seed, at, choose=settings.choose)
                 scores = [task.score(e, r.sketch, r.answer) for e, r in zip(part, results, strict=True)]
                 if not way.has_sketch:
                     scores = [
                         dataclasses.replace(s, sketch_exact=None, sketch_valid=None, draft_correct=None) for s in scores
                     ]
+                if way.drafts > 1:
+                    answers = [[d.answer for d in r.drafts] for r in results]
+                    right = [
+                        [task.score(e, d.sketch, d.answer).answer_correct for d in r.drafts]
+                        for e, r in zip(part, results, strict=True)
+                    ]
+                    tally.add_drafts(right, answers)
                 spent = spent_of(results)
                 tally.add(scores, spent, spent.sketch_tokens, (batch.sketch != reasoner.special.pad).sum(-1))
                 bar.update(len(part))
             rows.append(
                 Row.counted(
                     tally, way.method, **way.labels, batch=settings.batch, parameters=parameters,
-                    training_positions=training_positions, answer_is=task.answer_is, seed=seed,
+                    training_positions=training_positions,
+                    answer_is=settings.choose if way.drafts > 1 else task.answer_is, seed=seed,
                 )
             )  # fmt: skip
     return Frontier(name, settings.split, rows, seed=seed)
 
 
 def answer(
-    reasoner: Reasoner, way: Way, part: Sequence[Example], everything: Sequence[Example], seed: int, at: int = 0
+    reasoner: Reasoner,
+    way: Way,
+    part: Sequence[Example],
+    everything: Sequence[Example],
+    seed: int,
+    at: int = 0,
+    choose: Choice = "vote",
 ) -> tuple[list[Reasoned], Batch]:
     """Answer some examples one way. A shuffled sketch is that of the next example of all."""
     batch = collate(part, reasoner.tokenizer, reasoner.config.canvas)
@@ -161,7 +185,14 @@ def answer(
     other = collate(after, reasoner.tokenizer, reasoner.config.canvas).sketch
     device = reasoner.device
     results = reasoner.reason(
-        batch.prompts, way.budget, drafter=way.drafter, seed=seed, gold=batch.sketch.to(device), other=other.to(device)
+        batch.prompts,
+        way.budget,
+        drafter=way.drafter,
+        seed=seed,
+        gold=batch.sketch.to(device),
+        other=other.to(device),
+        drafts=way.drafts,
+        choose=choose,
     )
     return results, batch
 

@@ -30,7 +30,7 @@ FIELDS: dict[str, str] = {
     "pairing": "Drafter and decoder: separate networks, or one shared trunk.",
     "policy": "Which positions one denoising step commits or reopens.",
     "threshold": "Confidence at which the policy commits a position.",
-    "block": "Decoding window in canvas positions; null: the whole canvas at once.",
+    "block": "Attention block of the drafter in canvas positions; null: the whole canvas, or no diffusion drafter.",
     "drafts": "Sketches drafted per example.",
     "steps": "Denoising steps allowed over the whole canvas; 0: no sketch.",
     "batch": "Examples answered together.",
@@ -56,7 +56,10 @@ FIELDS: dict[str, str] = {
     "gold_length": "Tokens of the gold sketch, end token included; mean per example.",
     "length_error": "Absolute difference of drafted and gold length in tokens, mean per example.",
     "table": "Examples by answer right or wrong × sketch right or wrong (valid, or else exact).",
-    "answer_is": "Where the answer came from, or how it was chosen among several drafts.",
+    "answer_is": "What the answer adds to the sketch by the task's rules, or how it was chosen among several drafts.",
+    "pass_at_k": "Share of examples that at least one of several drafts answers right, 0 to 1.",
+    "distinct": "Right answers that differ among an example's drafts, mean per example.",
+    "setting": "What else the policy was told, such as a rate, a bound or a factor.",
     "seed": "Seed of the run the row belongs to.",
 }
 REQUIRED = tuple(FIELDS)[: tuple(FIELDS).index("seconds_per_example") + 1]
@@ -96,6 +99,9 @@ class Row:
     length_error: float | None = None
     table: Mapping[str, int] | None = None
     answer_is: str | None = None
+    pass_at_k: float | None = None
+    distinct: float | None = None
+    setting: str | None = None
     seed: int | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -120,7 +126,7 @@ class Row:
         judged = ("sketch_exact", "sketch_valid", "draft_accuracy", "table")
         counted = dict(accuracy=tally.accuracy, accuracy_low=low, accuracy_high=high, examples=tally.examples)
         said = {name: getattr(tally, name) for name in judged}
-        return cls(method, **{**counted, **spent, **tally.lengths, **said, **settings})
+        return cls(method, **{**counted, **spent, **tally.lengths, **tally.drafts, **said, **settings})
 
     def plain(self) -> dict[str, Any]:
         """Every key of `FIELDS` in its order, then the extra ones."""
@@ -130,7 +136,7 @@ class Row:
 
 
 _TYPES = {name: hint for name, hint in get_type_hints(Row).items() if name not in ("extra", "table")}
-_SHARES = ("accuracy", "accuracy_low", "accuracy_high", "sketch_exact", "sketch_valid", "draft_accuracy")
+_SHARES = ("accuracy", "accuracy_low", "accuracy_high", "sketch_exact", "sketch_valid", "draft_accuracy", "pass_at_k")
 _SAID = {str: "text", int: "a whole number", float: "a number", type(None): "null"}
 
 

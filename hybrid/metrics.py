@@ -21,11 +21,14 @@ TABLE = (
 )
 JUDGED = ("sketch_exact", "sketch_valid", "draft_correct")
 LENGTHS = ("drafted_length", "gold_length", "length_error")
+DRAFTS = ("pass_at_k", "distinct")
 NAMES = (
     "examples",
     "answer_correct",
     *(name for judged in JUDGED for name in (judged, f"{judged}_asked")),
     *TABLE,
+    "drafts_asked",
+    *DRAFTS,
     "lengths_asked",
     *LENGTHS,
     *SPENT,
@@ -102,6 +105,13 @@ class Tally:
         if right is not None:
             said = {True: "right", False: "wrong"}
             self.totals[f"answer_{said[bool(score.answer_correct)]}_sketch_{said[bool(right)]}"] += 1
+
+    def add_drafts(self, right: Sequence[Sequence[bool]], answers: Sequence[Sequence[str]]) -> None:
+        """Count the drafts of examples that have several: which are right, and what they answer."""
+        for row, said in zip(right, answers, strict=True):
+            self.totals["drafts_asked"] += 1
+            self.totals["pass_at_k"] += any(row)
+            self.totals["distinct"] += len({a for a, is_right in zip(said, row, strict=True) if is_right})
 
     def _measure(self, drafted: Tensor, gold: Tensor, rows: int) -> None:
         for name, lengths in (("drafted_lengths", drafted), ("gold_lengths", gold)):
@@ -192,6 +202,11 @@ class Tally:
     def lengths(self) -> dict[str, float | None]:
         """Mean drafted length, mean gold length and mean |drafted - gold|, in tokens."""
         return {name: self._share(name, "lengths_asked") for name in LENGTHS}
+
+    @property
+    def drafts(self) -> dict[str, float | None]:
+        """Share of examples that some draft answers right, and right answers that differ, mean per example."""
+        return {name: self._share(name, "drafts_asked") for name in DRAFTS}
 
     @property
     def spent(self) -> dict[str, float | None]:

@@ -7,70 +7,28 @@ results = reasoner.reason(["12*34"], Budget(steps=8))  # sketch, answer, and wha
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hybrid.bridge import Bridge, Tokens
+from hybrid.answering import Answering
+from hybrid.choose import Choice
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import State
 from hybrid.diffusion.noise import Noise, low_discrepancy_times, uniform
-from hybrid.drafters import Drafted, Drafter, Request, finish
-from hybrid.drafters.autoregressive import Autoregressive
-from hybrid.drafters.controls import NoSketch
-from hybrid.drafters.diffusion import Diffusion
-from hybrid.feed import Feed, Fodder, Gold, Mixture, Nothing
-from hybrid.nets.backbone import Backbone, Qwen3
-from hybrid.nets.decode import write
+from hybrid.drafters import Drafter
+from hybrid.feed import Feed, Fodder, Nothing
+from hybrid.model import Model
 from hybrid.nets.layout import Segment, running
-from hybrid.nets.network import Memory, Network, prompt_segment
+from hybrid.nets.network import Network, prompt_segment
 from hybrid.nets.pairing import Pairing
 from hybrid.records import Batch, Prompts, Reasoned, Spent
 from hybrid.tasks.collate import prompts as collate_prompts
 from hybrid.tasks.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Model:
-    """The config of a reasoner.
-
-    pairing: shared: one trunk drafts and decodes. separate: two networks, each of its own backbone.
-    backbone: the trunk, or the decoder's. drafter_backbone: the separate drafter's; null: like `backbone`.
-    canvas: positions for the sketch and its end token. max_answer: answer tokens reserved in every call.
-    sketch_weight, answer_weight: of the two means in the training loss.
-    """
-
-    pairing: Literal["shared", "separate"] = "shared"
-    drafter: Drafter = field(default_factory=Diffusion)
-    backbone: Backbone = field(default_factory=Qwen3)
-    drafter_backbone: Backbone | None = None
-    bridge: Bridge = field(default_factory=Tokens)
-    feed: Feed = field(default_factory=Mixture)
-    canvas: int = 32
-    max_answer: int = 16
-    sketch_weight: float = 1.0
-    answer_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("canvas", "max_answer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
-        if self.pairing == "shared" and self.drafter_backbone is not None:
-            raise ValueError("drafter_backbone is for pairing: separate; a shared trunk is `backbone`")
-        if self.pairing == "shared" and isinstance(self.drafter, Autoregressive) and not isinstance(self.feed, Gold):
-            raise ValueError("an autoregressive drafter that shares its trunk trains on the gold sketch: feed: gold")
-
-    @property
-    def method(self) -> str:
-        """The name of this arrangement in every table."""
-        if isinstance(self.drafter, Autoregressive):
-            return "chain" if self.pairing == "shared" else "ar_drafter"
-        return "direct" if not self.drafter.learns else "hybrid"
 
 
 @dataclass(frozen=True)
@@ -100,6 +58,7 @@ class Reasoner(nn.Module):
             own = model.drafter_backbone or model.backbone
             drafter = decoder if model.pairing == "shared" else Network(own.build(len(tokenizer)))
         self.networks = Pairing(decoder, drafter)
+        self.answering = Answering(model, self.networks, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -194,7 +153,6 @@ class Reasoner(nn.Module):
         at = running(batch.answer_keep, start + sketch.keep.sum(-1))
         return sketch, Segment("answer", tokens, batch.answer_keep, at, is_causal=True, sees=("prompt", "sketch"))
 
-    @torch.no_grad()
     def reason(
         self,
         prompts: Sequence[str] | Prompts,
@@ -204,81 +162,25 @@ class Reasoner(nn.Module):
         seed: int = 0,
         gold: Int[Tensor, "b l"] | None = None,
         other: Int[Tensor, "b l"] | None = None,
+        drafts: int = 1,
+        choose: Choice = "vote",
         watch: Callable[[State], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> list[Reasoned]:
         """Draft a sketch within the budget, then answer. One result per prompt, in order.
 
         drafter: instead of the model's own: another policy or temperature, or a control (which may need `gold`
-        or `other` sketches). seed: draws are a function of it and of each prompt. watch: sees every state.
+        or `other` sketches). seed: draws are a function of it and of each prompt. drafts: sketches per prompt, all in
+        one batch, each of which is answered; choose: whose answer is taken. watch: sees every state of the rows that
+        draft. clock: in seconds; the first budget in milliseconds for a batch of some shape times that shape first.
 
         Raises:
             ValueError: an empty batch or prompt, unknown characters, a budget the policy cannot use.
         """
-        began = time.perf_counter()
-        budget = budget or Budget()
         if not isinstance(prompts, Prompts):
             prompts = collate_prompts(prompts, self.tokenizer)
         self._check_room(prompts)
-        prompts = prompts.to(self.device)
-        spent = Spent.nothing(len(prompts))
-        drafter = NoSketch() if budget.is_nothing else drafter or self.config.drafter
-        request = Request(prompts, self.config.canvas, self.special, gold, other)
-        noise = Noise(seed, prompts.keys)
-        drafted = finish(drafter.draft(self.networks.drafter, request, budget, noise, spent), watch)
-
-        written = write(
-            self.networks.decoder,
-            *self._prefix(prompts, drafted),
-            self.config.max_answer,
-            end_id=self.special.end,
-            pad_id=self.special.pad,
-            banned=self.special.never_written,
-            spent=spent,
-            part="decoder",
-        )
-        holes = (drafted.sketch == self.special.mask).any(-1)
-        spent.sketch_tokens += (
-            self.config.bridge.segment(drafted.sketch, prompts.keep.sum(-1), self.special).keep[:, 1:].sum(-1).cpu()
-        )
-        spent.answer_tokens += written.keep.sum(-1).cpu()
-        spent.seconds = time.perf_counter() - began
-        ended = (written.tokens == self.special.end).any(-1)
-        allowed = budget.rows(len(prompts), self.config.canvas).tolist()
-        return [
-            Reasoned(
-                sketch=self.tokenizer.decode(drafted.sketch[row].tolist()),
-                answer=self.tokenizer.decode(written.tokens[row].tolist()),
-                sketch_tokens=drafted.sketch[row].tolist(),
-                answer_tokens=written.tokens[row].tolist(),
-                allowed={"steps": allowed[row], "max_answer": self.config.max_answer},
-                spent=_row(spent, row, len(prompts)),
-                complete=bool(ended[row] & ~holes[row]),
-            )
-            for row in range(len(prompts))
-        ]
-
-    def _prefix(self, prompts: Prompts, drafted: Drafted) -> tuple[list[Segment], Memory | None]:
-        """What the decoder must still read before it answers, and the memory it may start from."""
-        start = prompts.keep.sum(-1)
-        memory = drafted.memory if self.networks.is_shared else None
-        if memory is not None and drafted.holds_sketch:
-            # Only the last token written is not in memory yet: the end token, or what a full canvas cut off.
-            count = (drafted.sketch != self.special.pad).sum(-1, keepdim=True)
-            last = drafted.sketch.gather(1, (count - 1).clamp(min=0))
-            keep = torch.ones_like(last, dtype=torch.bool)
-            sketch = Segment("sketch", last, keep, memory.next_position[:, None], is_causal=True)
-            end = memory.next_position + 1
-        else:
-            sketch = self.config.bridge.segment(drafted.sketch, start, self.special)
-            end = start + sketch.keep.sum(-1)
-        marker = torch.full_like(end[:, None], self.special.answer)
-        keep = torch.ones_like(marker, dtype=torch.bool)
-        answer = Segment("answer", marker, keep, end[:, None], is_causal=True, sees=("prompt", "sketch"))
-        read = [sketch, answer] if sketch.keep.any() else [answer]
-        return (read if memory is not None else [prompt_segment(prompts), *read]), memory
-
-
-def _row(spent: Spent, row: int, rows: int) -> dict[str, float]:
-    """One row's share of what a batch spent; seconds are shared evenly."""
-    values = {f.name: float(getattr(spent, f.name)[row]) for f in fields(spent) if f.name != "seconds"}
-    return values | {"seconds": spent.seconds / rows}
+        return self.answering.reason(
+            prompts.to(self.device), budget or Budget(), drafter or self.config.drafter,
+            seed=seed, gold=gold, other=other, drafts=drafts, choose=choose, watch=watch, clock=clock,
+        )  # fmt: skip

@@ -140,7 +140,12 @@ class Spent:
 class Reasoned:
     """One prompt's result: the text, and what its call was allowed and spent.
 
+    allowed: steps and sketch tokens, max_answer, and what else the budget said; `note` where it could not be met.
+    spent: counts per row, as `Spent`. timing: its share of the batch's seconds, for draft and answer.
     complete: False where the sketch still has holes (a draft cut short) or the answer ran out of tokens.
+    answer_logp: log-probability of the answer given prompt and sketch, in nats. sketch_logp: mean log-probability of
+    the sketch's tokens when they were committed; None without a sketch of one's own.
+    drafts: all drafts of the prompt where there were several, this one among them.
     """
 
     sketch: str
@@ -149,5 +154,8 @@ class Reasoned:
     answer_tokens: list[int]
     allowed: dict[str, object]
     spent: dict[str, float]
+    timing: dict[str, float]
     complete: bool
-    confidence: list[float] = field(default_factory=list)
+    answer_logp: float
+    sketch_logp: float | None = None
+    drafts: tuple["Reasoned", ...] = ()

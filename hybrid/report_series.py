@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from hybrid.frontier import CONTROLS, METHODS, Frontier, Row
 
-SETTINGS = ("pairing", "policy", "threshold", "block", "drafts", "batch", "answer_is")
+SETTINGS = ("pairing", "policy", "setting", "threshold", "block", "drafts", "batch", "answer_is")
 TITLES = {
     "ar_drafter": "AR drafter",
     "gold": "gold sketch",

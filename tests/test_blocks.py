@@ -18,7 +18,7 @@ from hybrid.diffusion.guidance import Denoiser, Predict
 from hybrid.diffusion.noise import Noise, low_discrepancy_times, uniform
 from hybrid.diffusion.policy import Ancestral, LeftToRight, Random, Threshold
 from hybrid.diffusion.remask import Edit, Remask
-from hybrid.drafters import Request
+from hybrid.drafters import Request, finish
 from hybrid.drafters.canvas import Canvas
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Gold
@@ -347,9 +347,9 @@ def test_cached_equals_uncached(name, width):
     drafter = Checked(policy=policy, temperature=1.0, attention_block=width)
     least = drafter.least_steps(CANVAS)
     budget = Budget((steps, 0, max(steps - 1, least), least, steps))
-    states = []
-    for result in reasoner.reason(prompts, budget, drafter=drafter, watch=states.append):
-        assert MASK not in result.sketch_tokens
+    request, noise = Request(prompts, CANVAS, SPECIAL), Noise(0, prompts.keys)
+    states = list(drafter.draft(reasoner.networks.drafter, request, budget, noise, Spent.nothing(5)))
+    assert (states[-1].z[[0, 2, 3, 4]] != MASK).all()
     assert len(drafter.asked) > 1 and max(drafter.asked) == 4
     done = torch.zeros(5, CANVAS, dtype=torch.bool)  # what an earlier block holds stays
     for before, after in zip(states, states[1:], strict=False):
@@ -461,14 +461,38 @@ def test_reading_the_prompt_with_the_first_step_changes_nothing_but_a_forward(wi
 
 
 def test_rows_that_draft_nothing_read_their_prompts_by_themselves():
-    """For the decoder that shares the trunk; then all rows' memories are one, in order."""
+    """For the decoder that shares the trunk. All rows' memories are one, in order, and nobody's is read twice."""
     reasoner, prompts = tiny_reasoner(), tiny_batch(5).prompts
-    together = reasoner.reason(prompts, Budget((2, 0, 3, 0, 1)))
-    alone = [reasoner.reason(prompts.select(torch.tensor([row])), Budget(n)) for row, n in enumerate((2, 0, 3, 0, 1))]
-    for result, (one,) in zip(together, alone, strict=True):
-        assert result.sketch_tokens == one.sketch_tokens
-        assert [t for t in result.answer_tokens if t != PAD] == [t for t in one.answer_tokens if t != PAD]
-    assert [r.spent["denoiser_forwards"] for r in together][1::2] == [1, 1]
+    network, request, spent = reasoner.networks.drafter, Request(prompts, CANVAS, SPECIAL), Spent.nothing(5)
+    drafted = finish(Diffusion().draft(network, request, Budget((2, 0, 3, 0, 1)), Noise(0, prompts.keys), spent))
+    with torch.no_grad():
+        _, memory = network.remember([prompt_segment(prompts)])
+    assert torch.equal(drafted.memory.keep, memory.keep)
+    for a, b in zip(drafted.memory.cache.layers, memory.cache.layers, strict=True):
+        assert torch.allclose(a.keys, b.keys, atol=1e-6) and torch.allclose(a.values, b.values, atol=1e-6)
+    assert spent.denoiser_forwards[1::2].tolist() == [1, 1] and (spent.denoiser_forwards[::2] <= 3).all()
+
+
+def test_time_that_ran_out_before_the_first_step_reads_nothing():
+    reasoner, prompts = tiny_reasoner(), tiny_batch(2).prompts
+    spent, request = Spent.nothing(2), Request(prompts, CANVAS, SPECIAL, pace=lambda: 0)
+    drafting = Diffusion().draft(reasoner.networks.drafter, request, Budget(3), Noise(0, prompts.keys), spent)
+    drafted = finish(drafting)
+    assert drafted.memory is None and not spent.denoiser_forwards.any() and (drafted.sketch == PAD).all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_shortened_canvas_takes_the_blocks_it_has(width):
+    """Tokens bound the canvas, and so the blocks; forwards the steps."""
+    reasoner = tiny_reasoner(drafter=Diffusion(attention_block=width))
+    for tokens in range(CANVAS + 1):
+        for result in reasoner.reason(tiny_batch(3).prompts, Budget(tokens=tokens)):
+            assert MASK not in result.sketch_tokens and result.spent["sketch_tokens"] <= tokens
+    answer, least = reasoner.config.max_answer, reasoner.config.drafter.least_steps(CANVAS)
+    for forwards in range(answer, answer + CANVAS + 1):
+        for result in reasoner.reason(tiny_batch(3).prompts, Budget(forwards=forwards)):
+            assert result.spent["sequential_forwards"] <= forwards
+            assert (result.allowed["steps"] > 0) == (forwards - answer >= least)
 
 
 # ---- training rows and what is refused
@@ -525,7 +549,7 @@ def test_blocks_that_make_no_sense_are_refused(options, said):
 def test_fewer_steps_than_blocks_are_refused_and_none_are_not():
     reasoner = tiny_reasoner(drafter=Diffusion(attention_block=2))
     for budget in (Budget(2), Budget((0, 3, 2))):
-        with pytest.raises(ValueError, match="steps=2 with attention_block=2: the 3 blocks take at least one step"):
+        with pytest.raises(ValueError, match="steps=2 with attention_block=2: the 3 blocks that are"):
             reasoner.reason(["1+2=", "1=", "2="], budget)
     assert reasoner.reason(["1+2="], Budget(0))[0].sketch == ""
     assert reasoner.config.drafter.least_steps(CANVAS) == 3

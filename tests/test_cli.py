@@ -283,7 +283,7 @@ def test_sample_prints_sketch_answer_and_what_was_spent(capsys, run):
     for word in ("prompt  1+1", "sketch  ", "answer  ", "spent   ", "denoiser", "decoder forwards"):
         assert word in text
     result = json.loads(done(capsys, "sample", run, "--prompt", "1+1", "--steps", "2", "--json"))
-    assert result["allowed"] == {"steps": 2, "max_answer": 4} and result["spent"]["denoiser_forwards"] <= 2
+    assert result["allowed"] == {"steps": 2, "tokens": 6, "max_answer": 4} and result["spent"]["denoiser_forwards"] <= 2
     draws = [done(capsys, "sample", run, "--prompt", "1+1", "--temperature", "1", "--seed", "3") for _ in range(2)]
     assert draws[0].split("spent")[0] == draws[1].split("spent")[0]
     assert "temperature" in refused(capsys, "sample", run, "--prompt", "1+1", "--temperature", "-1")

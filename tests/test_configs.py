@@ -1,5 +1,6 @@
 """Every shipped config builds, trains two steps, is evaluated on four examples and samples."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 
 from hybrid.config import add_fork_path, load
 from hybrid.diffusion.budget import Budget
-from hybrid.evaluate import evaluate
+from hybrid.evaluate import evaluate, ways
 from hybrid.experiment import is_run, load_reasoner, read_experiment
 from hybrid.reasoner import Reasoner
 from hybrid.tasks import Character
@@ -128,7 +129,10 @@ def test_variants_of_the_quickstart_train_and_sample(changes, tmp_path):
     assert reasoner.config.drafter == experiment.model.drafter
     examples = experiment.examples("test")
     frontier = evaluate(reasoner, experiment.task, examples, experiment.evaluate, name="variant", progress=False)
-    assert any(row.steps and row.denoiser_forwards > 1 for row in frontier.rows)
+    assert any(row.steps and row.denoiser_forwards >= 1 for row in frontier.rows)
+    if experiment.model.drafter.decode_window:
+        with pytest.raises(ValueError, match="steps=1 with decode_window=5: the 4 windows"):
+            ways(reasoner, dataclasses.replace(experiment.evaluate, steps=(0, 1)))
     (result,) = reasoner.reason([examples[0].prompt], Budget(4))
     assert reasoner.special.mask not in result.sketch_tokens and result.spent["denoiser_forwards"] <= 2 * 4
 

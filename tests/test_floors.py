@@ -30,9 +30,11 @@ FLOORS = [
         experiment
         evaluate report live
         reasoner report_page report_plot report_trace
+        answering
+        choose model
         drafters report_series trace
         feed bridge frontier config
-        diffusion nets tasks metrics build report_html report_script report_player train.settings
+        diffusion pace nets tasks metrics build report_html report_script report_player train.settings
         records kinds report_style
     """.strip().splitlines()
 ]

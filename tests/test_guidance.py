@@ -7,6 +7,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.guidance import Banned, Counted, Ended, Ending, FromLeaveOneOut, Guided, Predict, pack, spread
+from hybrid.diffusion.remask import Remask
 from hybrid.diffusion.sampling import Sampling
 from hybrid.diffusion.schedule import Linear
 from hybrid.drafters import Request
@@ -67,6 +68,31 @@ def test_the_head_runs_only_where_it_is_asked():
     seen.clear()
     losses = reasoner.losses(batch)
     assert seen[-1] < 4 * 6 and (losses.sketch > 0).all()  # last of all, the canvas's masks
+    hook.remove()
+
+
+def test_a_step_at_which_nobody_asks_costs_no_forward():
+    """A remasking draft of one prompt, through the real networks: full canvases pass steps for nothing."""
+    reasoner, states = tiny_reasoner(), []
+    drafter = Diffusion(policy=Remask("cap", 0.05), temperature=1.0)
+    (result,) = reasoner.reason(tiny_batch(1).prompts, Budget(30), drafter=drafter, watch=states.append)
+    asked = sum(bool((s.z == 2).any()) for s in states[:-1])
+    assert result.spent["denoiser_forwards"] == asked < 30 and len(states) == 31
+    assert any(s.is_reopened.any() for s in states) and 2 not in result.sketch_tokens
+
+
+def test_no_rows_are_predicted_alone_and_among_ranks(monkeypatch):
+    """Alone without a forward; among ranks with one, so that their collectives meet, on a blank position."""
+    reasoner, batch, calls = tiny_reasoner(), tiny_batch(3), []
+    network = reasoner.networks.drafter
+    denoise, _ = Diffusion().bind(network, Request(batch.prompts, 6, Special()), Spent.nothing(3))
+    nobody = denoise.select(torch.zeros(0, dtype=torch.int64))
+    z, t = torch.zeros(0, 6, dtype=torch.int64), torch.zeros(0)
+    hook = network.register_forward_hook(lambda module, args, out: calls.append(args[0][0].tokens.shape))
+    for among_ranks, expected in ((False, []), (True, [(1, 1)])):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda among_ranks=among_ranks: among_ranks)
+        logits = nobody.logits(z, t, z.bool())
+        assert logits.shape == (0, network.model.config.vocab_size) and calls == expected
     hook.remove()
 
 
@@ -135,7 +161,7 @@ def test_top_p_is_taken_at_the_temperature_and_top_k_before_it():
         (Sampling(1e6, top_p=0.75), [1 / 3, 1 / 3, 1 / 3]),
         (Sampling(1e6, top_k=2, top_p=0.75), [1 / 2, 1 / 2, 0.0]),
     ):
-        shares = torch.bincount(sampling.draw(logits.expand(n, -1), u), minlength=3) / n
+        shares = torch.bincount(sampling.draw(logits.expand(n, -1), lambda: u), minlength=3) / n
         assert torch.allclose(shares, torch.tensor(expected), atol=1e-3)
 
 
@@ -154,7 +180,7 @@ def test_the_exact_law_survives_packing():
     z, where = torch.tensor([[0, 1]]).expand(n, -1), torch.tensor([[False, True]]).expand(n, -1)
     denoise, t = Noisy(joint, Linear()), torch.full((n,), 0.5)
     u = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = Sampling(1.0).draw(denoise.logits(z, t, where), u)
+    drawn = Sampling(1.0).draw(denoise.logits(z, t, where), lambda: u)
     assert chi_squared_p(torch.bincount(drawn, minlength=3).double(), denoise(z[:1], t[:1])[0, 1].exp()) > 1e-6
 
 

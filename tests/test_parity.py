@@ -4,10 +4,11 @@ import pytest
 import torch
 from toy import RandomDenoiser
 
-from hybrid.diffusion.corruption import Absorbing, Alphabet
+from hybrid.diffusion.corruption import Absorbing, Alphabet, Uniform
 from hybrid.diffusion.draft import draft
 from hybrid.diffusion.noise import Noise
-from hybrid.diffusion.policy import Confidence, Threshold
+from hybrid.diffusion.policy import Confidence, EntropyBound, Threshold
+from hybrid.diffusion.remask import Edit
 from hybrid.diffusion.schedule import Linear
 
 diffusers = pytest.importorskip("diffusers")
@@ -63,3 +64,45 @@ def test_threshold_is_theirs_at_one_token_per_step(threshold):
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
         lengths.add(len(found))
     assert len(lengths) > 1 or threshold == 0.95  # some drafts stop early: the threshold was at work
+
+
+@pytest.mark.parametrize(("threshold", "edit"), [(0.4, 0.4), (0.6, 0.3), (0.9, 0.5)])
+def test_editing_is_theirs(threshold, edit):
+    """State by state, while masks are filled and after, until nothing changes: one step per position and as many again.
+
+    Their schedule is built for the steps that fill the block, ours spends those left on rereading.
+    """
+    edits = 0
+    for seed in range(12):
+        denoise = RandomDenoiser(K, LENGTH, seed=seed)
+        scheduler = diffusers.BlockRefinementScheduler(block_length=LENGTH)
+        scheduler.set_timesteps(LENGTH, block_length=LENGTH)
+        z = torch.full((1, LENGTH), K)
+        states = draft(
+            denoise, z, Edit(threshold, edit), torch.tensor([2 * LENGTH]), Noise(0, torch.arange(1)),
+            corruption=Absorbing(), schedule=Linear(), alphabet=Alphabet(K, K + 1),
+        )  # fmt: skip
+        for step, state in enumerate(list(states)[1:]):
+            out = scheduler.step(
+                denoise(z, torch.ones(1)), min(step, LENGTH - 1), z, mask_token_id=K, threshold=threshold,
+                editing_threshold=edit,
+            )  # fmt: skip
+            z = out.prev_sample
+            assert torch.equal(z, state.z), (seed, step)
+            edits += int(out.editing_transfer_index.sum())
+        assert state.step == 2 * LENGTH or not state.is_new.any()
+    assert edits > 0
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.5, 1.5, 9.0])
+def test_entropy_bound_accepts_what_theirs_does(bound):
+    """One step of uniform corruption, at temperature 1: the same positions, whatever is drawn there."""
+    scheduler = diffusers.EntropyBoundScheduler(entropy_bound=bound, t_max=1.0, t_min=1.0, num_inference_steps=1)
+    z = torch.randint(K, (30, LENGTH), generator=torch.Generator().manual_seed(0))
+    logits = DENOISER(z, torch.ones(30))[..., :K]
+    theirs_accept = scheduler.step(logits.float(), 0, z).accepted_index
+    states = draft(
+        DENOISER, z, EntropyBound(bound), torch.full((30,), LENGTH), Noise(0, torch.arange(30)),
+        corruption=Uniform("posterior"), schedule=Linear(), alphabet=Alphabet(K, K + 1), temperature=1.0,
+    )  # fmt: skip
+    assert torch.equal(list(states)[1].is_new, theirs_accept)

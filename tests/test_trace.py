@@ -95,7 +95,7 @@ def test_the_states_of_a_call_lead_to_its_sketch(policy):
             assert all(drawn[i] for i, event in enumerate(state.happened) if event == "committed")
             assert not any(drawn[i] for i, token in enumerate(state.tokens) if token == HOLE)
         assert (trace.prompt, trace.sketch, trace.answer) == (trace.prompt, result.sketch, result.answer)
-        assert trace.allowed == {"steps": 4, "max_answer": 4} and trace.spent == result.spent
+        assert trace.allowed == {"steps": 4, "tokens": 6, "max_answer": 4} and trace.spent == result.spent
 
 
 def test_a_row_alone_has_the_trace_it_has_in_a_batch():

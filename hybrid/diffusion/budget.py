@@ -1,41 +1,126 @@
 """What one call may spend on its sketch. A budget belongs to the call, never to a network or a checkpoint."""
 
+import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+PerRow = int | tuple[int, ...] | None
+Effort = Literal["none", "low", "medium", "high"]
+# Steps of an effort, as a share of the canvas.
+SHARES: dict[str, float] = {"none": 0.0, "low": 1 / 8, "medium": 1 / 3, "high": 1.0}
+
 
 @dataclass(frozen=True)
 class Budget:
-    """Denoising steps in total over the canvas: one number for every row, or one per row. 0: no sketch.
+    """What a call may spend, in whatever unit the caller thinks in. All limits that are given hold together.
 
-    None: one step per position of the canvas, the most that any policy without reopening can use.
+    A limit is one number for every row, or one per row. Without any, steps are those of the whole canvas.
+
+    steps: denoising steps in total over the canvas; 0: no sketch.
+    tokens: sketch tokens, end token included; 0: no sketch.
+    forwards: network calls of the row in all, for prompt, sketch and answer (the number of function evaluations).
+        The answer's are reserved first.
+    ms: milliseconds of the whole call. Drafting stops when one more step would eat into what the answer needs.
+    effort: none, low, medium or high: 0, an eighth, a third or all of the canvas in steps.
 
     Raises:
-        ValueError: a negative or fractional number of steps.
+        ValueError: a limit that is negative, fractional or unknown.
     """
 
-    steps: int | tuple[int, ...] | None = None
+    steps: PerRow = None
+    tokens: PerRow = None
+    forwards: PerRow = None
+    ms: float | None = None
+    effort: Effort | None = None
 
     def __post_init__(self) -> None:
-        for steps in self.steps if isinstance(self.steps, tuple) else (0 if self.steps is None else self.steps,):
-            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-                raise ValueError(f"steps={steps!r}: must be a whole number, 0 (no sketch) or more")
+        for name in ("steps", "tokens", "forwards"):
+            given = getattr(self, name)
+            for limit in given if isinstance(given, tuple) else (0 if given is None else given,):
+                if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+                    what = "no answer" if name == "forwards" else "no sketch"
+                    raise ValueError(f"{name}={limit!r}: must be a whole number, 0 ({what}) or more")
+        if self.ms is not None and not self.ms > 0:
+            raise ValueError(f"ms={self.ms!r}: must be above 0 milliseconds")
+        if self.effort is not None and self.effort not in SHARES:
+            raise ValueError(f"effort={self.effort!r}: must be one of {', '.join(get_args(Effort))}")
 
     @property
     def is_nothing(self) -> bool:
         """Whether no row may draft at all."""
-        return not any(self.steps) if isinstance(self.steps, tuple) else self.steps == 0
+        shares = None if self.effort is None else SHARES[self.effort]
+        limits = (self.steps, self.tokens, shares)
+        return any(not any(n) if isinstance(n, tuple) else n == 0 for n in limits)
+
+    def explicit(self) -> dict[str, object]:
+        """The limits that were given, beside the steps and tokens that they came to."""
+        given = {"forwards": self.forwards, "ms": self.ms, "effort": self.effort}
+        return {name: limit for name, limit in given.items() if limit is not None}
 
     def rows(self, rows: int, canvas: int, device: torch.device | str = "cpu") -> Int[Tensor, "b"]:
-        """Steps of each of `rows` rows."""
-        if not isinstance(self.steps, tuple):
-            return torch.full((rows,), canvas if self.steps is None else self.steps, device=device)
-        if len(self.steps) != rows:
-            raise ValueError(f"steps for {len(self.steps)} rows were given, but the batch has {rows}")
-        return torch.tensor(self.steps, device=device)
+        """Steps of each of `rows` rows, as far as steps, tokens and effort say."""
+        plan = Plan.of(dataclasses.replace(self, forwards=None), rows, canvas)
+        return torch.tensor(plan.steps, device=device)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A budget made explicit: steps and sketch tokens of each row. 0 steps: no sketch."""
+
+    steps: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, budget: Budget, rows: int, canvas: int, *,
+        fixed: int = 0, per_step: int = 1, least: int = 1, counts: Literal["steps", "tokens"] = "steps",
+    ) -> "Plan":  # fmt: skip
+        """The plan for `rows` rows on a canvas.
+
+        fixed: forwards that a call may take besides those of its steps, the answer's at most. per_step: forwards of
+        one step, or of one token where that is what forwards buy. least: steps below which the drafter cannot draft;
+        where forwards leave fewer, there is no sketch.
+
+        Raises:
+            ValueError: limits for another number of rows, or fewer forwards than prompt and answer may take.
+        """
+        share = None if budget.effort is None else math.ceil(SHARES[budget.effort] * canvas)
+        limits = (_each(name, getattr(budget, name), rows) for name in ("steps", "tokens", "forwards"))
+        steps, tokens = [], []
+        for given, room, forwards in zip(*limits, strict=True):
+            n = min((limit for limit in (given, share) if limit is not None), default=canvas)
+            room = canvas if room is None else min(room, canvas)
+            if forwards is not None:
+                if forwards < fixed:
+                    raise ValueError(f"forwards={forwards}: prompt and answer alone may take {fixed}, reserved first")
+                left = (forwards - fixed) // per_step
+                left = left if left >= least else 0
+                n, room = (min(n, left), room) if counts == "steps" else (n, min(room, left))
+            # A shortened canvas has no use for more steps than its positions, or for any where it has none.
+            steps.append(min(n, room) if n <= canvas or room == 0 else n)
+            tokens.append(room if n else 0)
+        return cls(tuple(steps), tuple(tokens))
+
+    def select(self, rows: Sequence[int]) -> "Plan":
+        return Plan(tuple(self.steps[r] for r in rows), tuple(self.tokens[r] for r in rows))
+
+    def at_most(self, steps: int) -> "Plan":
+        """The same plan with fewer steps."""
+        return Plan(tuple(min(n, steps) for n in self.steps), self.tokens)
+
+
+def _each(name: str, given: PerRow, rows: int) -> list[int | None]:
+    if not isinstance(given, tuple):
+        return [given] * rows
+    if len(given) != rows:
+        raise ValueError(f"{name} for {len(given)} rows were given, but the batch has {rows}")
+    return list(given)
 
 
 def quota(n_open: Int[Tensor, "b"], steps_left: Int[Tensor, "b"]) -> Int[Tensor, "b"]:

@@ -60,11 +60,10 @@ class _Step:
     alphabet: Alphabet
     sampling: Sampling
     stop: Stop | None
-    close: Callable[[Int[Tensor, "b l"]], Int[Tensor, "b l"]]
 
     def propose(self, rows: Rows, step: int) -> tuple[Proposal, Clock, Float[Tensor, "r"]]:
         """Predictions and draws, at what is open in each row's window; and the time s at which the step ends."""
-        z, mine, due = self.close(rows.z), rows.is_mine, rows.windows.due_of(rows.window)
+        z, mine, due = rows.shown, rows.is_mine, rows.windows.due_of(rows.window)
         is_open = mine & self.corruption.is_open(z, rows.is_decided, self.alphabet)
         is_committed = mine & ~self.corruption.is_open(rows.z, rows.is_decided, self.alphabet)
         n_open = is_open.sum(-1)
@@ -73,10 +72,14 @@ class _Step:
             quota=quota(n_open, due - step), schedule=self.schedule, noise=rows.noise, step=step, canvas=z.shape[1],
         )  # fmt: skip
         t, s = self.policy.times(clock)
+        s = s.minimum(rows.t)  # a plan that is hurried and then not must not turn time back
         where = is_open | is_committed if self.policy.rereads else is_open
         # Only reopening policies meet a row with nothing to ask; to look costs a wait for the device.
         logits = rows.ask(z, t, where) if self.policy.reopens else rows.denoise.logits(z, t, where)
-        u = pack(rows.noise.uniform(streams.DRAW, step, z.shape[1]), where, len(logits))
+
+        def u() -> Float[Tensor, "n"]:
+            return pack(rows.noise.uniform(streams.DRAW, step, z.shape[1]), where, len(logits))
+
         proposal = Proposal(
             z=z, logits=logits, where=where, tokens=z.masked_scatter(where, self.sampling.draw(logits, u)),
             is_open=is_open, is_committed=is_committed, certainty=rows.certainty, quota=clock.quota,
@@ -126,6 +129,7 @@ def draft(
     top_p: float | None = None,
     stop: Stop | None = None,
     close: Callable[[Int[Tensor, "b l"]], Int[Tensor, "b l"]] = unchanged,
+    pace: Callable[[], int] | None = None,
     agree: Callable[[bool], bool] = bool,
 ) -> Iterator[State]:
     """Denoise canvas `z`, yielding the first state and then one after every step.
@@ -139,13 +143,15 @@ def draft(
         Every window has its share of the steps, and its own time from 1 to 0.
     temperature, top_k, top_p: see Sampling. stop: a rule by which rows finish early.
     close: fills positions whose token has become certain, at no cost; what it fills reopens with what made it so.
+    pace: the steps that still fit into the time left, asked before each; the plan is hurried to them, and at 0 drafting
+        ends with what stands on the canvas.
     agree: whether all ranks are done when this one is; an all-reduce under sharding.
 
     Raises:
         ValueError: steps, windows, sampling or a policy that make no sense together; a prediction that is no number.
     """
     check_policy(policy, corruption)
-    taking = _Step(policy, corruption, schedule, alphabet, Sampling(temperature, top_k, top_p), stop, close)
+    taking = _Step(policy, corruption, schedule, alphabet, Sampling(temperature, top_k, top_p), stop)
     state = State.first(z)
     is_free = corruption.is_open(z, state.is_new, alphabet) if is_free is None else is_free
     is_open = is_free & corruption.is_open(z, state.is_new, alphabet)
@@ -155,7 +161,7 @@ def draft(
 
     windows = Windows.plan(is_open, steps, decode_window)
     rows = Rows(
-        denoise, noise, windows, torch.arange(len(z), device=z.device), z, is_free, state.is_new, state.confidence,
+        denoise, noise, windows, torch.arange(len(z), device=z.device), z, z, is_free, state.is_new, state.confidence,
         t=torch.ones_like(steps, dtype=torch.float64), window=windows.leftmost(is_open), began=torch.zeros_like(steps),
         memory=stop.begin(z) if stop else (),
     ).select(((steps > 0) & is_open.any(-1)).nonzero()[:, 0])  # fmt: skip
@@ -164,7 +170,12 @@ def draft(
         if len(rows) == 0:  # other ranks go on: keep their collectives company, with nothing to decide
             rows.denoise.logits(rows.z, rows.t, rows.is_free)
             continue
-        proposal, clock, s = taking.propose(rows, step)
+        left = None if pace is None else pace()
+        if left == 0:
+            rows = rows.select(rows.index[:0])
+            continue
+        hurried = rows if left is None else dataclasses.replace(rows, windows=rows.windows.hurried(step, left))
+        proposal, clock, s = taking.propose(hurried, step)
         keep, reopened, is_last, memory = taking.decide(rows, proposal, clock)
         now = taking.written(rows, proposal, keep, reopened)
         settled = keep if policy.settles else keep & is_last[:, None]
@@ -186,7 +197,8 @@ def draft(
         yield state
 
         rows = dataclasses.replace(
-            rows, z=now, is_decided=is_decided, certainty=certainty, t=torch.where(is_done, 1.0, s), memory=memory,
+            rows, z=now, shown=shown, is_decided=is_decided, certainty=certainty, memory=memory,
+            t=torch.where(is_done, 1.0, s),
             window=torch.where(is_done, rows.windows.leftmost(beyond), rows.window),
             began=torch.where(is_done, step, rows.began),
         )  # fmt: skip

@@ -156,6 +156,8 @@ class Ending:
 
     The data obeys three rules, which make pads free instead of teaching them as text:
       after a visible end or pad stands a pad; before a visible token or end stands neither pad nor end.
+    They hold under absorbing corruption alone, where what is visible is certain; under uniform corruption a visible
+    end may be noise, and pads are tokens like any other.
     """
 
     end_id: int

@@ -60,6 +60,10 @@ class Noise:
         at = torch.arange(positions, device=self.keys.device)
         return _shift(_absorb(state[:, None], at[None, :]), 11).double() * 2.0**-53
 
+    def copies(self, copy: Int[Tensor, "b"]) -> "Noise":
+        """The noise of further copies of the rows, each drawing its own; copy 0 is the row itself."""
+        return Noise(self.seed, torch.where(copy == 0, self.keys, _absorb(self.keys, copy)), self.epoch)
+
     def select(self, rows: Int[Tensor, "r"]) -> "Noise":
         """The noise of some of the rows."""
         return Noise(self.seed, self.keys[rows], self.epoch)

@@ -29,8 +29,9 @@ class Policy:
     """One decision per step, stateless.
 
     exact: the committed positions depend on the canvas alone, not on the tokens drawn, so that one token
-        per step reproduces the model's joint law.
+        per step reproduces the model's joint law (under a corruption that marks its noise).
     always_commits: every step commits at least one position, so steps beyond the open positions are refused.
+    by_chance: which positions it commits is drawn.
     reopens: returns committed positions to noise, so a full canvas goes on while there are steps.
     rereads: is shown predictions at committed positions too, and may replace their tokens; a full canvas goes on
         until a step changes nothing.
@@ -40,6 +41,7 @@ class Policy:
 
     exact: ClassVar[bool] = False
     always_commits: ClassVar[bool] = True
+    by_chance: ClassVar[bool] = False
     reopens: ClassVar[bool] = False
     rereads: ClassVar[bool] = False
     settles: ClassVar[bool] = True
@@ -69,6 +71,7 @@ class Ancestral(Policy):
     (alpha_s - alpha_t) / (1 - alpha_t); under uniform it takes the drawn token, stays, or becomes noise afresh.
     """
 
+    by_chance: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     always_commits: ClassVar[bool] = False
     settles: ClassVar[bool] = False
@@ -150,6 +153,7 @@ class LeftToRight(Ranked):
 class Random(Ranked):
     """Positions in random order, evenly paced: ancestral sampling with its counts made certain."""
 
+    by_chance: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     def score(self, proposal: Proposal) -> Float[Tensor, "b l"]:

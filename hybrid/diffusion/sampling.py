@@ -1,5 +1,6 @@
 """How a token is drawn from a prediction: greedily, or at a temperature from what top-k and top-p leave."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,11 +33,11 @@ class Sampling:
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise ValueError("top_k and top_p change nothing at temperature=0, which draws the likeliest token")
 
-    def draw(self, logits: Float[Tensor, "... k"], u: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """One token each, decided by uniform numbers u."""
+    def draw(self, logits: Float[Tensor, "... k"], u: Callable[[], Float[Tensor, "..."]]) -> Int[Tensor, "..."]:
+        """One token each, decided by uniform numbers u(), for which the greedy choice does not ask."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        return sample(self.narrowed(logits / self.temperature), u)
+        return sample(self.narrowed(logits / self.temperature), u())
 
     def narrowed(self, logits: Float[Tensor, "... k"]) -> Float[Tensor, "... k"]:
         """Impossible all that top-k, and then top-p, leaves out."""

@@ -51,7 +51,8 @@ class State:
 class Rows:
     """Rows that still draft, and where each stands.
 
-    index: its place in the batch. z: its canvas as committed, closing aside. is_free: what may be altered.
+    index: its place in the batch. z: its canvas as committed, and `shown`: with what follows from that. is_free: what
+    may be altered.
     is_decided: committed for good, which a corruption without a mask does not show. certainty: the probability each
     committed token had when drawn. t: the time of its window. window: the one at work, begun at step `began`.
     """
@@ -61,6 +62,7 @@ class Rows:
     windows: Windows
     index: Int[Tensor, "r"]
     z: Int[Tensor, "r l"]
+    shown: Int[Tensor, "r l"]
     is_free: Bool[Tensor, "r l"]
     is_decided: Bool[Tensor, "r l"]
     certainty: Float[Tensor, "r l"]

@@ -59,7 +59,7 @@ class Autoregressive(Drafter):
             network,
             [prompt_segment(prompts), marker],
             None,
-            request.canvas,
+            request.canvas if request.room is None else int(request.room.max()),
             end_id=special.end,
             pad_id=special.pad,
             banned=special.never_written,
@@ -69,6 +69,11 @@ class Autoregressive(Drafter):
         missing = request.canvas - written.tokens.shape[1]
         z = F.pad(written.tokens, (0, missing), value=special.pad)
         confidence = F.pad(written.confidence, (0, missing), value=1.0)
+        is_cut = False
+        if request.room is not None:  # rows with less room than others wrote on for nothing, and are cut
+            beyond = torch.arange(request.canvas, device=z.device) >= request.room[:, None]
+            is_cut = bool((beyond & (z != special.pad)).any())
+            z, confidence = torch.where(beyond, special.pad, z), torch.where(beyond, 1.0, confidence)
         everywhere = torch.ones_like(z, dtype=torch.bool)
         yield State(0, z, everywhere, confidence, ~everywhere)
-        return Drafted(z, confidence, written.memory, holds_sketch=True)
+        return Drafted(z, confidence, None if is_cut else written.memory, holds_sketch=not is_cut)

@@ -148,10 +148,8 @@ class CanvasDenoiser(Denoiser):
     memory: Memory | None = None
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
-        if not len(z):  # one blank position keeps ranks that have rows company, and no backbone takes none
-            blank = torch.zeros(1, 1, dtype=torch.int64, device=z.device)
-            segment = Segment("canvas", blank, blank == 0, blank, is_causal=False)
-            return self.network.logits(self.network([segment])["canvas"][0, :0])
+        if len(z) == 0:
+            return self._nothing(z)
         width, view = self.canvas.blocks.width, self.canvas.view
         block = where.int().argmax(-1) // width
         lacking = self._lacking(block, where)
@@ -182,6 +180,14 @@ class CanvasDenoiser(Denoiser):
             if min(lacking.tolist(), default=0) < most:
                 self.memory = self.memory.packed()
         return self.canvas.logits_of_block(self.network, hidden["canvas"], where, block)
+
+    def _nothing(self, z: Int[Tensor, "0 l"]) -> Float[Tensor, "0 k"]:
+        """Predictions for no row, which transformers refuse. Other ranks' collectives are kept company by a blank."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return torch.zeros(0, self.network.model.config.vocab_size, device=z.device)
+        blank = z.new_zeros(1, 1)
+        hidden = self.network([Segment("canvas", blank, blank == 0, blank, is_causal=False)])
+        return self.network.logits(hidden["canvas"][0, :0])
 
     def _lacking(self, block: Int[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Int[Tensor, "b"]:
         """Blocks before its own that each row's memory lacks, on the host."""

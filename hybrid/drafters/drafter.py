@@ -1,5 +1,6 @@
 """The contract of a drafter."""
 
+import dataclasses
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,13 +19,26 @@ from hybrid.records import Batch, Prompts, Special, Spent
 
 @dataclass(frozen=True)
 class Request:
-    """What a drafter is asked: prompts and canvas length. Controls also read the gold sketch, or another's."""
+    """What a drafter is asked: prompts and canvas length. Controls also read the gold sketch, or another's.
+
+    room: positions of the canvas that each row may use, (b,); None: all. pace: the steps that the time left allows.
+    """
 
     prompts: Prompts
     canvas: int
     special: Special
     gold: Int[Tensor, "b l"] | None = None
     other: Int[Tensor, "b l"] | None = None
+    room: Int[Tensor, "b"] | None = None
+    pace: Callable[[], int] | None = None
+
+    def select(self, rows: Int[Tensor, "r"]) -> "Request":
+        def of(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[rows]
+
+        return dataclasses.replace(
+            self, prompts=self.prompts.select(rows), gold=of(self.gold), other=of(self.other), room=of(self.room)
+        )
 
 
 @dataclass(frozen=True)
@@ -61,10 +75,24 @@ class Drafter:
     """Puts a sketch on the canvas. Stateless: a network is handed in, and randomness too.
 
     learns: has a network and a training cost. steps_matter: a budget in steps changes what it does.
+    forwards_before, forwards_per_step: network calls that a draft takes besides its steps, and in each of them.
     """
 
     learns: ClassVar[bool] = False
     steps_matter: ClassVar[bool] = False
+
+    @property
+    def forwards_before(self) -> int:
+        return 0
+
+    @property
+    def forwards_per_step(self) -> int:
+        return 1
+
+    @property
+    def draws(self) -> bool:
+        """Whether two drafts of one prompt can differ."""
+        return False
 
     def plan(
         self, network: Network, batch: Batch, t: Float[Tensor, "b"], noise: Noise, special: Special

@@ -34,7 +34,7 @@ class Chain(Procedural):
         token by token takes their lengths together, what is drafted in parallel takes one.
     """
 
-    answer_is: ClassVar[str] = "the end of the sketch"
+    answer_is: ClassVar[str] = "the end of the sketch, or the sum of its ends"
 
     length: int = 8
     least: int | None = None

@@ -1,0 +1,210 @@
+"""Answering prompts within a budget: draft a sketch, read it, write the answer, count it all."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hybrid.choose import Choice, check_drafts, chosen
+from hybrid.diffusion.budget import Budget, Plan
+from hybrid.diffusion.deadline import Deadline
+from hybrid.diffusion.draft import State
+from hybrid.diffusion.noise import Noise
+from hybrid.drafters import Drafted, Drafter, Request, finish
+from hybrid.drafters.controls import NoSketch
+from hybrid.model import Model
+from hybrid.nets.decode import write
+from hybrid.nets.layout import Segment
+from hybrid.nets.network import Memory, prompt_segment
+from hybrid.nets.pairing import Pairing
+from hybrid.pace import Timing, Trial, calibrate
+from hybrid.records import Prompts, Reasoned, Spent
+from hybrid.tasks.tokenizer import Tokenizer
+
+Watch = Callable[[State], None]
+
+
+@dataclass
+class Answering:
+    """A drafter's and a decoder's networks at work on prompts. `timings` are those of batches already timed."""
+
+    model: Model
+    networks: Pairing
+    tokenizer: Tokenizer
+    timings: dict[object, Timing] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def reason(
+        self,
+        prompts: Prompts,
+        budget: Budget,
+        drafter: Drafter,
+        *,
+        seed: int,
+        gold: Int[Tensor, "b l"] | None,
+        other: Int[Tensor, "b l"] | None,
+        drafts: int,
+        choose: Choice,
+        watch: Watch | None,
+        clock: Callable[[], float],
+    ) -> list[Reasoned]:
+        """See `Reasoner.reason`."""
+        began = clock()
+        check_drafts(drafts, choose, drafter)
+        request = Request(prompts, self.model.canvas, self.tokenizer.special, gold, other)
+        plan, told = self._plan(budget, drafter, len(prompts)), budget.explicit()
+        if budget.ms is not None and drafter.steps_matter and any(plan.steps):
+            timing, began = self._timing(request, drafter, plan, drafts, began, clock)
+            ends = began + budget.ms / 1e3 - timing.answer
+            fit = int((ends - clock() - timing.before) / timing.step)
+            plan = plan.at_most(fit if fit >= drafter.least_steps(self.model.canvas) else 0)
+            request = replace(request, pace=Deadline(ends, timing.step, clock).steps_left)
+            if not any(plan.steps):
+                needed = 1e3 * (timing.before + timing.step * drafter.least_steps(self.model.canvas) + timing.answer)
+                told["note"] = f"ms={budget.ms:g}: a sketch and its answer take {needed:.1f} ms; answered without one"
+        results: dict[int, Reasoned] = {}
+        # Rows without a sketch are answered apart, so that they cost what they would alone.
+        for some, copies in (
+            ([r for r, n in enumerate(plan.steps) if not n], 1),
+            ([r for r, n in enumerate(plan.steps) if n], drafts),
+        ):
+            if not some:
+                continue
+            rows = [r for r in some for _ in range(copies)]
+            index = torch.tensor(rows, device=prompts.keys.device)
+            noise = Noise(seed, prompts.keys[index]).copies(torch.arange(len(rows), device=index.device) % copies)
+            own = plan.select(rows)
+            found = self.answer(
+                request.select(index), own, drafter if any(own.steps) else NoSketch(), noise, watch, clock
+            )
+            for i, row in enumerate(some):
+                results[row] = chosen(found[i * copies : (i + 1) * copies], choose)
+        seconds = (clock() - began) / len(prompts)
+        return [
+            replace(r, allowed=r.allowed | told, spent=r.spent | {"seconds": seconds})
+            for _, r in sorted(results.items())
+        ]
+
+    def _plan(self, budget: Budget, drafter: Drafter, rows: int) -> Plan:
+        """Steps and tokens of each row. Forwards buy steps, or tokens where a drafter writes them one by one."""
+        return Plan.of(
+            budget, rows, self.model.canvas,
+            fixed=drafter.forwards_before + self.model.max_answer,
+            per_step=drafter.forwards_per_step,
+            least=drafter.least_steps(self.model.canvas),
+            counts="steps" if drafter.steps_matter or not drafter.learns else "tokens",
+        )  # fmt: skip
+
+    def _timing(
+        self, request: Request, drafter: Drafter, plan: Plan, drafts: int, began: float, clock: Callable[[], float]
+    ) -> tuple[Timing, float]:
+        """How long the parts of a call of this shape take, and when the call began: after it was timed, if it was."""
+        shape = (
+            len(request.prompts) * drafts,
+            request.prompts.tokens.shape[1],
+            type(drafter),
+            drafter.forwards_per_step,
+        )
+        if shape in self.timings:
+            return self.timings[shape], began
+        rows = torch.arange(len(request.prompts), device=request.prompts.keys.device).repeat(drafts)
+        several = request.select(rows)
+
+        def call(steps: int) -> Trial:
+            trial = Plan((steps,) * len(rows), (self.model.canvas,) * len(rows))
+            found = self.answer(several, trial, drafter, Noise(0, several.prompts.keys), clock=clock)
+            draft, answer = (sum(r.timing[part] for r in found) for part in ("draft", "answer"))
+            return Trial(draft, answer, max(r.spent["decoder_forwards"] for r in found))
+
+        steps = max(min(max(plan.steps), 8), drafter.least_steps(self.model.canvas))
+        self.timings[shape] = calibrate(call, steps, drafter.least_steps(self.model.canvas), self.model.max_answer)
+        return self.timings[shape], clock()
+
+    def answer(
+        self,
+        request: Request,
+        plan: Plan,
+        drafter: Drafter,
+        noise: Noise,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> list[Reasoned]:
+        """One batch whose rows all draft, or none."""
+        began = clock()
+        prompts, special = request.prompts, request.special
+        spent = Spent.nothing(len(prompts))
+        if any(n < request.canvas for n in plan.tokens):
+            request = dataclasses.replace(request, room=torch.tensor(plan.tokens, device=prompts.keys.device))
+        drafting = drafter.draft(self.networks.drafter, request, Budget(plan.steps), noise, spent)
+        drafted = finish(drafting, watch)
+        drafted_at = clock()
+        written = write(
+            self.networks.decoder,
+            *self._prefix(prompts, drafted),
+            self.model.max_answer,
+            end_id=special.end,
+            pad_id=special.pad,
+            banned=special.never_written,
+            spent=spent,
+            part="decoder",
+        )
+        holes = (drafted.sketch == special.mask).any(-1)
+        read = self.model.bridge.segment(drafted.sketch, prompts.keep.sum(-1), special)
+        spent.sketch_tokens += read.keep[:, 1:].sum(-1).cpu()
+        spent.answer_tokens += written.keep.sum(-1).cpu()
+        ended = (written.tokens == special.end).any(-1)
+        answer_logp = torch.where(written.keep, written.confidence, 1.0).log().sum(-1).tolist()
+        sketch_logp = _mean_log(drafted)
+        counted = {f.name: getattr(spent, f.name) for f in fields(spent) if f.name != "seconds"}
+        shares = {
+            "draft": (drafted_at - began) / len(prompts),
+            "answer": (clock() - drafted_at) / len(prompts),
+        }
+        return [
+            Reasoned(
+                sketch=self.tokenizer.decode(drafted.sketch[row].tolist()),
+                answer=self.tokenizer.decode(written.tokens[row].tolist()),
+                sketch_tokens=drafted.sketch[row].tolist(),
+                answer_tokens=written.tokens[row].tolist(),
+                allowed={"steps": plan.steps[row], "tokens": plan.tokens[row], "max_answer": self.model.max_answer},
+                spent={name: float(counts[row]) for name, counts in counted.items()},
+                timing=shares,
+                complete=bool(ended[row] & ~holes[row]),
+                answer_logp=answer_logp[row],
+                sketch_logp=None if sketch_logp is None else float(sketch_logp[row]),
+            )
+            for row in range(len(prompts))
+        ]
+
+    def _prefix(self, prompts: Prompts, drafted: Drafted) -> tuple[list[Segment], Memory | None]:
+        """What the decoder must still read before it answers, and the memory it may start from."""
+        start = prompts.keep.sum(-1)
+        memory = drafted.memory if self.networks.is_shared else None
+        if memory is not None and drafted.holds_sketch:
+            # Only the last token written is not in memory yet: the end token, or what a full canvas cut off.
+            count = (drafted.sketch != self.tokenizer.special.pad).sum(-1, keepdim=True)
+            last = drafted.sketch.gather(1, (count - 1).clamp(min=0))
+            keep = torch.ones_like(last, dtype=torch.bool)
+            sketch = Segment("sketch", last, keep, memory.next_position[:, None], is_causal=True)
+            end = memory.next_position + 1
+        else:
+            sketch = self.model.bridge.segment(drafted.sketch, start, self.tokenizer.special)
+            end = start + sketch.keep.sum(-1)
+        marker = torch.full_like(end[:, None], self.tokenizer.special.answer)
+        keep = torch.ones_like(marker, dtype=torch.bool)
+        answer = Segment("answer", marker, keep, end[:, None], is_causal=True, sees=("prompt", "sketch"))
+        read = [sketch, answer] if sketch.keep.any() else [answer]
+        return (read if memory is not None else [prompt_segment(prompts), *read]), memory
+
+
+def _mean_log(drafted: Drafted) -> Float[Tensor, "b"] | None:
+    """Mean log-probability of the tokens that were drawn; what followed from others counts as certain."""
+    if drafted.confidence is None:
+        return None
+    drawn = drafted.confidence > 0
+    logs = torch.where(drawn, drafted.confidence.clamp(min=1e-30), 1.0).log()
+    return logs.sum(-1) / drawn.sum(-1).clamp(min=1)

@@ -1,0 +1,49 @@
+"""The config of a reasoner: which parts it is made of."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hybrid.bridge import Bridge, Tokens
+from hybrid.drafters import Drafter
+from hybrid.drafters.autoregressive import Autoregressive
+from hybrid.drafters.diffusion import Diffusion
+from hybrid.feed import Feed, Gold, Mixture
+from hybrid.nets.backbone import Backbone, Qwen3
+
+
+@dataclass(frozen=True)
+class Model:
+    """The config of a reasoner.
+
+    pairing: shared: one trunk drafts and decodes. separate: two networks, each of its own backbone.
+    backbone: the trunk, or the decoder's. drafter_backbone: the separate drafter's; null: like `backbone`.
+    canvas: positions for the sketch and its end token. max_answer: answer tokens reserved in every call.
+    sketch_weight, answer_weight: of the two means in the training loss.
+    """
+
+    pairing: Literal["shared", "separate"] = "shared"
+    drafter: Drafter = field(default_factory=Diffusion)
+    backbone: Backbone = field(default_factory=Qwen3)
+    drafter_backbone: Backbone | None = None
+    bridge: Bridge = field(default_factory=Tokens)
+    feed: Feed = field(default_factory=Mixture)
+    canvas: int = 32
+    max_answer: int = 16
+    sketch_weight: float = 1.0
+    answer_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("canvas", "max_answer"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        if self.pairing == "shared" and self.drafter_backbone is not None:
+            raise ValueError("drafter_backbone is for pairing: separate; a shared trunk is `backbone`")
+        if self.pairing == "shared" and isinstance(self.drafter, Autoregressive) and not isinstance(self.feed, Gold):
+            raise ValueError("an autoregressive drafter that shares its trunk trains on the gold sketch: feed: gold")
+
+    @property
+    def method(self) -> str:
+        """The name of this arrangement in every table."""
+        if isinstance(self.drafter, Autoregressive):
+            return "chain" if self.pairing == "shared" else "ar_drafter"
+        return "direct" if not self.drafter.learns else "hybrid"
