@@ -97,6 +97,18 @@ class Diffusion(Drafter):
         Sampling(self.temperature, self.top_k, self.top_p)  # refuses what makes no sense
         check_policy(self.policy, self.corruption)
 
+    @property
+    def forwards_before(self) -> int:
+        return 0  # the prompt is read in the first step
+
+    @property
+    def forwards_per_step(self) -> int:
+        return 2 if self.guidance else 1
+
+    @property
+    def draws(self) -> bool:
+        return self.temperature > 0 or self.policy.by_chance or not self.corruption.marks_noise
+
     def _check_blocks(self, block: int) -> None:
         if block < 1:
             raise ValueError(f"attention_block={block}: must be 1 or more, or null for the whole canvas")
@@ -115,14 +127,6 @@ class Diffusion(Drafter):
 
     def _canvas(self, length: int, special: Special) -> Canvas:
         return Canvas(self._blocks(length), self.shift, special)
-
-    @property
-    def forwards_per_step(self) -> int:
-        return 2 if self.guidance else 1
-
-    @property
-    def draws(self) -> bool:
-        return self.temperature > 0 or self.policy.by_chance or not self.corruption.marks_noise
 
     def plan(
         self, network: Network, batch: Batch, t: Float[Tensor, "b"], noise: Noise, special: Special
