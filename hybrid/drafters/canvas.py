@@ -149,7 +149,7 @@ class CanvasDenoiser(Denoiser):
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
         if len(z) == 0:
-            return self._company(z)
+            return self._nothing(z)
         width, view = self.canvas.blocks.width, self.canvas.view
         block = where.int().argmax(-1) // width
         lacking = self._lacking(block, where)
@@ -181,13 +181,13 @@ class CanvasDenoiser(Denoiser):
                 self.memory = self.memory.packed()
         return self.canvas.logits_of_block(self.network, hidden["canvas"], where, block)
 
-    def _company(self, z: Int[Tensor, "0 l"]) -> Float[Tensor, "0 k"]:
-        """Predictions for no row: no forward, but for one among ranks, whose networks make the same calls."""
+    def _nothing(self, z: Int[Tensor, "0 l"]) -> Float[Tensor, "0 k"]:
+        """Predictions for no row, which transformers refuse. Other ranks' collectives are kept company by a blank."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return torch.zeros(0, self.network.model.config.vocab_size, device=z.device)
-        at = self.start[:, None] + torch.arange(self.canvas.view, device=z.device)
-        blank = Segment("canvas", torch.zeros_like(at), at > 0, at, is_causal=False)
-        return self.network.logits(self.network([blank])["canvas"][:, 0])
+        blank = z.new_zeros(1, 1)
+        hidden = self.network([Segment("canvas", blank, blank == 0, blank, is_causal=False)])
+        return self.network.logits(hidden["canvas"][0, :0])
 
     def _lacking(self, block: Int[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Int[Tensor, "b"]:
         """Blocks before its own that each row's memory lacks, on the host."""

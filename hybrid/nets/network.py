@@ -164,8 +164,8 @@ class Network(nn.Module):
         return {s.name: part for s, part in zip(segments, parts, strict=True)}
 
     def _fit_to(self, device: torch.device) -> None:
-        """The faster attention for the device: on CPUs the fused kernel's bf16 backward is ten times slower."""
-        wanted = "eager" if device.type == "cpu" else "sdpa"
+        """The faster attention: fused, but for training on CPUs, where its bf16 backward is ten times slower."""
+        wanted = "eager" if device.type == "cpu" and torch.is_grad_enabled() else "sdpa"
         if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
 
