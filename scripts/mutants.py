@@ -55,7 +55,7 @@ TESTS = {
     "hybrid/nets/network.py": ("test_networks", "test_controls", "test_blocks"),
     "hybrid/nets/decode.py": ("test_networks", "test_controls"),
     "hybrid/drafters/canvas.py": ("test_blocks", "test_controls", "test_networks"),
-    "hybrid/drafters/diffusion.py": ("test_controls", "test_networks", "test_feeds", "test_reasoner"),
+    "hybrid/drafters/diffusion.py": ("test_controls", "test_networks", "test_feeds", "test_reasoner", "test_blocks"),
     "hybrid/drafters/autoregressive.py": ("test_controls", "test_reasoner"),
     "hybrid/drafters/controls.py": ("test_controls",),
     "hybrid/bridge.py": ("test_networks", "test_reasoner"),

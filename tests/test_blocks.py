@@ -209,6 +209,7 @@ class Scripted(Noise):
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])
+@torch.no_grad()
 def test_the_honest_bound_is_the_enumerated_one(width):
     """All counts in all blocks and all orders on a canvas of four: the sum of each block's exact bound, given the
     clean blocks before it."""
@@ -246,6 +247,7 @@ def text(row, keep):
     return row[keep].tolist()
 
 
+@torch.no_grad()
 def test_blocks_of_one_are_the_autoregressive_likelihood():
     """By the transformers model itself, one plain causal row, over what may stand on a canvas: whatever the times."""
     reasoner, batch = tiny_reasoner(drafter=Diffusion(attention_block=1)), tiny_batch(5)
