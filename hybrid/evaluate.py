@@ -13,7 +13,6 @@ from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import check_steps
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Policy
-from hybrid.diffusion.windows import check_windows
 from hybrid.drafters import Drafter
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted as OneStep
@@ -82,7 +81,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     """All rows of the frontier, cheapest first; refused here, before anything runs, where a budget cannot be used."""
     model = reasoner.config
     drafter, canvas = model.drafter, model.canvas
-    pairing = {"pairing": model.pairing if drafter.learns else None, "drafts": 1}
+    pairing: dict[str, Any] = {"pairing": model.pairing if drafter.learns else None, "drafts": 1}
     if not isinstance(drafter, Diffusion):
         if not drafter.steps_matter:
             return [Way(model.method, drafter, Budget(), pairing)]
@@ -90,6 +89,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
         return [Way(model.method, drafter, Budget(s), {**pairing, "steps": s}) for s in budgets]
     if settings.temperature is not None:
         drafter = dataclasses.replace(drafter, temperature=settings.temperature)
+    pairing["block"] = drafter.attention_block
     listed = []
     budgets = _budgets(settings, drafter, canvas)
     if 0 in budgets:
@@ -103,7 +103,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
         labels["setting"] = ", ".join(f"{name} {value}" for name, value in told.items()) or None
         for steps in budgets:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
-            check_windows(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool), drafter.decode_window)
+            own.check_steps(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool))
             if steps:
                 listed.append(Way(model.method, own, Budget(steps), {**labels, "steps": steps}, settings.drafts))
     return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]

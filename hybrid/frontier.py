@@ -30,7 +30,7 @@ FIELDS: dict[str, str] = {
     "pairing": "Drafter and decoder: separate networks, or one shared trunk.",
     "policy": "Which positions one denoising step commits or reopens.",
     "threshold": "Confidence at which the policy commits a position.",
-    "block": "Decoding window in canvas positions; null: the whole canvas at once.",
+    "block": "Attention block of the drafter in canvas positions; null: the whole canvas, or no diffusion drafter.",
     "drafts": "Sketches drafted per example.",
     "steps": "Denoising steps allowed over the whole canvas; 0: no sketch.",
     "batch": "Examples answered together.",

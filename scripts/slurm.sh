@@ -26,7 +26,7 @@ nodes=${SLURM_JOB_NUM_NODES:-1}
 # What Slurm was asked for per node: GPUs, or else tasks.
 devices=${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}
 cpus=$((${SLURM_CPUS_ON_NODE:-$devices} / devices))
-MASTER_ADDR=$(scontrol show hostnames "${SLURM_JOB_NODELIST:-localhost}" | head -n 1)
+MASTER_ADDR=$(scontrol show hostnames "${SLURM_JOB_NODELIST:-localhost}" | sed -n 1p)
 MASTER_PORT=$((15000 + SLURM_JOB_ID % 20000)) # a job's own, the same on every node
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cpus > 0 ? cpus : 1))}
 export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS

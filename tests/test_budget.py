@@ -132,7 +132,7 @@ def _networks(reasoner):
 
 
 @pytest.mark.parametrize("pairing", ["shared", "separate"])
-@pytest.mark.parametrize("ms", [20, 55, 70, 200])
+@pytest.mark.parametrize("ms", [20, 45, 55, 70, 200])
 def test_a_deadline_is_kept_and_the_answer_is_always_there(pairing, ms):
     """A call costs 10 ms. A late step overruns the deadline by one forward at most."""
     reasoner, prompts = tiny_reasoner(pairing=pairing), tiny_batch(3).prompts
@@ -148,7 +148,7 @@ def test_a_deadline_is_kept_and_the_answer_is_always_there(pairing, ms):
         slowest = 10 + 1e3 * max(late.values(), default=0.0)
         assert taken <= max(ms, 40) + slowest + 1e-6
         steps = results[0].allowed["steps"]
-        if ms == 20:
+        if ms <= 45:
             assert steps == 0 and "answered without" in results[0].allowed["note"]
         elif ms == 200:
             assert steps == CANVAS

@@ -77,8 +77,13 @@ def small(config):
     return listed + [
         "train.steps=2", "train.batch_size=4", "train.accumulate=1", "train.warmup=1", "train.validate_every=2",
         "train.validate_examples=4", "train.positions=null", "train.checkpoint_every=2",
-        "evaluate.examples=4", "evaluate.batch=4", "evaluate.steps=[0,1]",
+        "evaluate.examples=4", "evaluate.batch=4", f"evaluate.steps=[0,{least_steps(config)}]",
     ]  # fmt: skip
+
+
+def least_steps(config):
+    model = read_experiment(config).model
+    return model.drafter.least_steps(model.canvas)
 
 
 def test_there_are_configs():
@@ -98,7 +103,7 @@ def test_the_config_trains_is_evaluated_and_samples(config, tmp_path):
     frontier = evaluate(reasoner, experiment.task, examples, experiment.evaluate, name=experiment.title, progress=False)
     assert {row.method for row in frontier.rows} >= {experiment.model.method}
     assert all(row.examples == min(4, len(examples)) for row in frontier.rows)
-    (result,) = reasoner.reason([examples[0].prompt], Budget(1))
+    (result,) = reasoner.reason([examples[0].prompt], Budget(least_steps(config)))
     assert result.spent["decoder_forwards"] >= 1 and reasoner.special.mask not in result.sketch_tokens
 
 

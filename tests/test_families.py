@@ -190,6 +190,14 @@ def test_writing_equals_reading_it_again(family):
             net, prefix, None, 10, end_id=-1, pad_id=SPECIAL.pad, banned=SPECIAL.never_written,
             spent=Spent.nothing(3), part="decoder",
         )  # fmt: skip
+        end = int(written.tokens[0, 2])
+        left = write(
+            net, prefix, None, 10, end_id=end, pad_id=SPECIAL.pad, banned=SPECIAL.never_written,
+            spent=Spent.nothing(3), part="decoder",
+        )  # fmt: skip
+        until = (written.tokens == end).cumsum(-1) - (written.tokens == end).long() == 0
+        assert torch.equal(left.keep, until[:, : left.keep.shape[1]])  # rows leave at their end, and move no other
+        assert torch.equal(left.tokens[left.keep], written.tokens[until])
         keep = torch.ones_like(written.tokens, dtype=torch.bool)
         more = Segment("more", written.tokens, keep, running(keep, start + 1), True, ("prompt", "sketch", "answer"))
         reread = net([*prefix, more])

@@ -82,14 +82,14 @@ def test_a_step_at_which_nobody_asks_costs_no_forward():
 
 
 def test_no_rows_are_predicted_alone_and_among_ranks(monkeypatch):
-    """Alone without a forward; among ranks with one, so that their collectives meet, on a blank row."""
+    """Alone without a forward; among ranks with one, so that their collectives meet, on a blank position."""
     reasoner, batch, calls = tiny_reasoner(), tiny_batch(3), []
     network = reasoner.networks.drafter
     denoise, _ = Diffusion().bind(network, Request(batch.prompts, 6, Special()), Spent.nothing(3))
     nobody = denoise.select(torch.zeros(0, dtype=torch.int64))
     z, t = torch.zeros(0, 6, dtype=torch.int64), torch.zeros(0)
-    hook = network.register_forward_hook(lambda module, args, out: calls.append(tuple(args[0][0].tokens.shape)))
-    for among_ranks, expected in ((False, []), (True, [(0, 7)])):
+    hook = network.register_forward_hook(lambda module, args, out: calls.append(args[0][0].tokens.shape))
+    for among_ranks, expected in ((False, []), (True, [(1, 1)])):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda among_ranks=among_ranks: among_ranks)
         logits = nobody.logits(z, t, z.bool())
         assert logits.shape == (0, network.model.config.vocab_size) and calls == expected

@@ -146,10 +146,11 @@ def test_activations_computed_again_give_the_same_gradient(home, kind):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_a_feed_makes_the_same_calls_whatever_it_draws(home):
-    """Ranks that share weights hang where one calls the network and another does not: the one-step draft of no rows
-    is a call too, and changes nothing.
+def test_a_feed_makes_the_same_calls_whatever_it_draws(home, monkeypatch):
+    """Ranks that share weights hang where one calls the network and another does not: among ranks the one-step draft
+    of no rows is a call too, and changes nothing.
     """
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     reasoner, _ = load_reasoner(home / "run", read_experiment(home / "run"))
     batch = Stream(some_examples(30), reasoner.tokenizer, 6, 1, seed=0).step(0)[0].batch
     calls = []

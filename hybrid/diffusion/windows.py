@@ -57,8 +57,10 @@ class Windows:
         return torch.where(is_open, self.of, last).amin(-1)
 
 
-def check_windows(steps: Int[Tensor, "b"], is_open: Bool[Tensor, "b l"], width: int | None) -> None:
-    """Refuse fewer steps than windows.
+def check_windows(
+    steps: Int[Tensor, "b"], is_open: Bool[Tensor, "b l"], width: int | None, name: str = "decode_window"
+) -> None:
+    """Refuse fewer steps than windows. `name`: of the setting that makes them; a model's blocks are windows too.
 
     Raises:
         ValueError: naming both, and how many steps it takes.
@@ -66,13 +68,14 @@ def check_windows(steps: Int[Tensor, "b"], is_open: Bool[Tensor, "b l"], width: 
     if width is None:
         return
     if width < 1:
-        raise ValueError(f"decode_window={width}: must be 1 or more positions, or null for the whole canvas")
+        raise ValueError(f"{name}={width}: must be 1 or more positions, or null for the whole canvas")
     chunks = is_open.split(width, dim=1)
     needed = torch.stack([chunk.any(-1) for chunk in chunks]).sum(0)
     short = ((steps > 0) & (steps < needed)).nonzero()[:, 0]
     if len(short):
         row = int(short[0])
+        parts, or_else = ("windows", ", or a wider window") if name == "decode_window" else ("blocks", "")
         raise ValueError(
-            f"steps={int(steps[row])} with decode_window={width}: the {int(needed[row])} windows that are to be "
-            f"drafted take at least one step each; give {int(needed[row])} steps or more, or a wider window"
+            f"steps={int(steps[row])} with {name}={width}: the {int(needed[row])} {parts} that are to be drafted take "
+            f"at least one step each; give {int(needed[row])} steps or more{or_else}"
         )

@@ -152,45 +152,61 @@ class CanvasDenoiser(Denoiser):
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
         if len(z) == 0:
-            return self._company(z)
-        width, view = self.canvas.blocks.width, self.canvas.view
-        block = where.int().argmax(-1) // width
+            return self._nothing(z)
+        block = where.int().argmax(-1) // self.canvas.blocks.width
         lacking = self._lacking(block, where)
-        most = max(lacking.tolist(), default=0)
-        segments = self._prompt()
-        q = sum(s.tokens.shape[1] for s in segments)
-        at = self.done[:, None] * width + torch.arange(most * width, device=z.device)
-        is_past = at < block[:, None] * width
-        if most:
-            now = self.start[:, None] + at
-            segments.append(Segment("past", self.canvas.slots(z, at), is_past, now, True, ("prompt",), width))
-        at = block[:, None] * width + torch.arange(view, device=z.device)
-        keep = at <= self.canvas.blocks.length
-        now, sees = self.start[:, None] + at.clamp(max=self.canvas.blocks.length), ("prompt", "past")
-        segments.append(Segment("canvas", self.canvas.slots(z, at), keep, now, is_causal=False, sees=sees))
-
-        columns = 0 if self.memory is None else self.memory.keep.shape[1]
-        self._charge(q, lacking * width, view, columns + q, most * width)
-        stays = columns + q + most * width + (view if self.canvas.is_causal else 0)
-        if stays == columns or self.network.rereads:
+        prompt, past, view = self._prompt(), self._past(z, block, lacking), self._view(z, block)
+        q, p, v = (sum(s.tokens.shape[1] for s in part) for part in (prompt, past, view))
+        columns = q + (0 if self.memory is None else self.memory.keep.shape[1])
+        self._charge(q, lacking * self.canvas.blocks.width, v, columns, p)
+        segments, stays = [*prompt, *past, *view], columns + p + (v if self.canvas.is_causal else 0)
+        if self.network.rereads or (q + p == 0 and not self.canvas.is_causal):
             hidden = self.network(segments, self.memory and self.memory.read_only())
         else:
             hidden, memory = self.network.remember(segments, self.memory and self.memory.fork())
             self.memory = memory.first(stays)
-            if q and self.prefix is not None:
-                self.prefix.parts.append((self.rows, self.memory.first(q)))
             self.done = block + self.canvas.is_causal
-            if min(lacking.tolist(), default=0) < most:
+            if q and self.prefix is not None:
+                self.prefix.parts.append((self.rows, memory.first(q)))
+            if (lacking != lacking.max()).any():  # some rows were given more columns than they fill
                 self.memory = self.memory.packed()
         return self.canvas.logits_of_block(self.network, hidden["canvas"], where, block)
 
-    def _company(self, z: Int[Tensor, "0 l"]) -> Float[Tensor, "0 k"]:
-        """Predictions for no row: no forward, but for one among ranks, whose networks make the same calls."""
+    def _prompt(self) -> list[Segment]:
+        """The prompts, where this forward is to read them; otherwise they are in memory, or absent."""
+        if self.prefix is None or self.memory is not None:
+            return []
+        if not self.prefix.is_read(self.rows):
+            return [self.prefix.segment(self.rows)]
+        memory = self.prefix.encoded()
+        assert memory is not None  # some of its prompts are read
+        self.memory = memory.select(self.rows.to(self.start.device))
+        return []
+
+    def _past(self, z: Int[Tensor, "b l"], block: Int[Tensor, "b"], lacking: Int[Tensor, "b"]) -> list[Segment]:
+        """Clean slots before each row's block that its memory lacks, if any row's does."""
+        if not lacking.any():
+            return []
+        width = self.canvas.blocks.width
+        at = self.done[:, None] * width + torch.arange(int(lacking.max()) * width, device=z.device)
+        is_past = at < block[:, None] * width
+        now = self.start[:, None] + at
+        return [Segment("past", self.canvas.slots(z, at), is_past, now, is_causal=True, sees=("prompt",), block=width)]
+
+    def _view(self, z: Int[Tensor, "b l"], block: Int[Tensor, "b"]) -> list[Segment]:
+        """Each row's own view."""
+        at = block[:, None] * self.canvas.blocks.width + torch.arange(self.canvas.view, device=z.device)
+        keep, sees = at <= self.canvas.blocks.length, ("prompt", "past")
+        now = self.start[:, None] + at.clamp(max=self.canvas.blocks.length)
+        return [Segment("canvas", self.canvas.slots(z, at), keep, now, is_causal=False, sees=sees)]
+
+    def _nothing(self, z: Int[Tensor, "0 l"]) -> Float[Tensor, "0 k"]:
+        """Predictions for no row, which transformers refuse. Other ranks' collectives are kept company by a blank."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return torch.zeros(0, self.network.config.vocab_size, device=z.device)
-        at = self.start[:, None] + torch.arange(self.canvas.view, device=z.device)
-        blank = Segment("canvas", torch.zeros_like(at), at > 0, at, is_causal=False)
-        return self.network.logits(self.network([blank])["canvas"][:, 0])
+        blank = z.new_zeros(1, 1)
+        hidden = self.network([Segment("canvas", blank, blank == 0, blank, is_causal=False)])
+        return self.network.logits(hidden["canvas"][0, :0])
 
     def _lacking(self, block: Int[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Int[Tensor, "b"]:
         """Blocks before its own that each row's memory lacks, on the host."""
@@ -204,17 +220,6 @@ class CanvasDenoiser(Denoiser):
             self.memory = self.memory.without_last(block < self.done).packed()
             self.done = self.done.minimum(block)
         return lacking.clamp(min=0)
-
-    def _prompt(self) -> list[Segment]:
-        """The prompts, where this forward is to read them; otherwise they are in memory, or absent."""
-        if self.prefix is None or self.memory is not None:
-            return []
-        if not self.prefix.is_read(self.rows):
-            return [self.prefix.segment(self.rows)]
-        memory = self.prefix.encoded()
-        assert memory is not None  # some of its prompts are read
-        self.memory = memory.select(self.rows.to(self.start.device))
-        return []
 
     def _charge(self, q: int, past: Int[Tensor, "b"], view: int, seen: int, columns: int) -> None:
         """One forward: the prompt's q positions if it reads them, those of each row's past, and the view."""

@@ -22,6 +22,7 @@ from hybrid.diffusion.policy import Confidence, LeftToRight, Policy
 from hybrid.diffusion.sampling import Sampling
 from hybrid.diffusion.schedule import Linear, NoiseSchedule
 from hybrid.diffusion.stop import Stop
+from hybrid.diffusion.windows import check_windows
 from hybrid.drafters.anneal import annealed, check_anneal
 from hybrid.drafters.canvas import Canvas, CanvasDenoiser, Prefix
 from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Plan, Request, finish
@@ -243,12 +244,11 @@ class Diffusion(Drafter):
         alphabet = _alphabet(network, special)
         rows, device = len(request.prompts), request.prompts.tokens.device
         steps = budget.rows(rows, request.canvas, device)
-        self._check_steps(steps, request.canvas)
         z = self.corruption.noise(noise.uniform(streams.RENOISE, 0, request.canvas), alphabet)
-        is_free = None
-        if request.room is not None:
-            is_free = torch.arange(request.canvas, device=device) < request.room[:, None]
-            z = torch.where(is_free, z, special.pad)
+        room = torch.full_like(steps, request.canvas) if request.room is None else request.room
+        is_free = torch.arange(request.canvas, device=device) < room[:, None]
+        self.check_steps(steps, is_free)
+        z = torch.where(is_free, z, special.pad)
         state = None
         for state in draft(
             denoise,
@@ -272,16 +272,14 @@ class Diffusion(Drafter):
             yield state
         assert state is not None  # draft yields its first state before any step
         is_blank = (steps == 0) | (state.step == 0)
-        return Drafted(torch.where(is_blank[:, None], special.pad, state.z), state.confidence, prefix.encoded())
+        # Where time ran out before the first step, nobody has read the prompts, and whoever answers reads them anyway.
+        memory = prefix.encoded() if state.step else None
+        return Drafted(torch.where(is_blank[:, None], special.pad, state.z), state.confidence, memory)
 
-    def _check_steps(self, steps: Int[Tensor, "b"], canvas: int) -> None:
-        """Refuse fewer steps than blocks. Fewer than windows are refused where windows are."""
-        blocks = self._blocks(canvas).count
-        if self.decode_window is None and ((steps > 0) & (steps < blocks)).any():
-            raise ValueError(
-                f"steps={int(steps[steps > 0].min())} with attention_block={self.attention_block}: the {blocks} blocks "
-                f"take at least one step each; give {blocks} steps or more, or 0 for no sketch"
-            )
+    def check_steps(self, steps: Int[Tensor, "b"], is_free: Bool[Tensor, "b l"]) -> None:
+        """Refuse fewer steps than windows, or blocks, with something to draft."""
+        name = "attention_block" if self.decode_window is None else "decode_window"
+        check_windows(steps, is_free, getattr(self, name), name)
 
     def _ruled(self, denoise: Denoiser, special: Special, alphabet: Alphabet) -> Denoiser:
         """Read as a posterior; what never stands on a canvas is banned, and what must stand there is certain.

@@ -207,11 +207,12 @@ class Network(nn.Module):
         return torch.zeros(attends.shape, dtype=dtype, device=attends.device).masked_fill(~attends, -torch.inf)
 
     def _fit_to(self, device: torch.device) -> None:
-        """The faster attention for the device: on CPUs the fused kernel's bf16 backward is ten times slower. Scores
-        that are capped (Gemma 2) have no fused kernel.
+        """The faster attention: fused, but for training on CPUs, where its bf16 backward is ten times slower, and for
+        scores that are capped (Gemma 2), which have no fused kernel.
         """
-        capped = getattr(self.config, "attn_logit_softcapping", None) is not None
-        wanted = "eager" if device.type == "cpu" or capped else "sdpa"
+        is_plain = getattr(self.config, "attn_logit_softcapping", None) is not None
+        is_plain = is_plain or (device.type == "cpu" and torch.is_grad_enabled())
+        wanted = "eager" if is_plain else "sdpa"
         if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
 
