@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch", type=int, help="examples answered together; 1 measures latency")
     evaluate.add_argument("--drafts", type=int, help="sketches per prompt, one answer chosen; needs a --temperature")
     evaluate.add_argument("--temperature", type=float, help="of the sketch's draws; 0: greedy")
+    evaluate.add_argument("--answers", help="of decode,verify,canvas; the last two where the canvas holds the answer")
     evaluate.add_argument("--devices", type=int, default=1, help="processes that share the examples")
     evaluate.add_argument("--out", help="folder for the frontier files; default: the run folder")
     evaluate.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -188,7 +189,7 @@ def _evaluate(options: Any) -> int | None:
 
     if not is_run(options.run):
         raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
-    lists = {"steps": options.steps, "policies": options.policies, "controls": options.controls}
+    lists = {k: getattr(options, k) for k in ("steps", "policies", "controls", "answers")}
     extra = [f"evaluate.{k}=[{v}]" for k, v in lists.items() if v is not None]
     extra += [
         f"evaluate.{k}={v}"

@@ -22,6 +22,8 @@ def arguments(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--policy", help="which positions a step commits, such as confidence or threshold")
     sample.add_argument("--threshold", type=float, help="of the threshold policy, 0 to 1")
     sample.add_argument("--temperature", type=float, help="0: greedy (the default)")
+    sample.add_argument("--answer", help="decode, verify or canvas; default: verify where the canvas holds an answer")
+    sample.add_argument("--answer-temperature", type=float, default=0.0, help="of the decoder's draws; 0: greedy")
     sample.add_argument("--seed", type=int, default=0, help="of the draws")
     sample.add_argument("--json", action="store_true", help="one JSON object per prompt")
     sample.add_argument("--live", action="store_true", help="show the canvas while it is denoised")
@@ -56,6 +58,7 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature)
     line = as_json if options.json else as_text
     several = {"drafts": options.drafts, "choose": options.choose}
+    several |= {"answer": options.answer, "answer_temperature": options.answer_temperature}
     if options.live or options.trace or options.delay is not None:
         if options.devices > 1 or options.out:
             raise ValueError("--live and --trace are for one process and standard output: leave --devices and --out")

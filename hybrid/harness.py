@@ -58,8 +58,9 @@ class HybridLM(LM):
         self.reasoner = (run if isinstance(run, Reasoner) else load_run(run)).eval()
         if device is not None:
             self.reasoner.to(device)
-        if score == "bound" and not isinstance(self.reasoner.config.drafter, Diffusion):
-            score = "answer"  # no canvas, no bound: the decoder's own likelihood
+        model = self.reasoner.config
+        if score == "bound" and (not isinstance(model.drafter, Diffusion) or model.answer_room):
+            score = "answer"  # no canvas of a sketch alone, no bound on it: the decoder's own likelihood
         self.steps, self.join, self.score = steps, join, score
         self.samples, self.seed, self.batch = int(samples), seed, int(batch_size)
 

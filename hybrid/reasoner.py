@@ -7,7 +7,7 @@ results = reasoner.reason(["12*34"], Budget(steps=8))  # sketch, answer, and wha
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,9 @@ from hybrid.tasks.tokenizer import Tokenizer
 class Losses:
     """Totals in nats and counts of supervised tokens, per row; means are taken by whoever sums over ranks.
 
-    sketch: the drafter's cost (an upper bound on -log p(sketch | prompt) at train_weight 1). answer: -log p of
-    the answer given prompt and fed sketch. positions: sent through networks for this, all rows together.
+    sketch: the drafter's cost (an upper bound on -log p(sketch | prompt) at train_weight 1, or on that of sketch and
+    answer where the canvas holds both). answer: -log p of the answer given prompt and fed sketch. positions: sent
+    through networks for this, all rows together.
     """
 
     sketch: Float[Tensor, "b"]
@@ -82,6 +83,7 @@ class Reasoner(nn.Module):
         feed: which sketch the decoder reads; drafter: with which costs; default: the model's own.
         """
         self._check_room(batch.prompts)
+        batch = replace(batch, answer_room=self.config.answer_room)
         noise = noise or Noise(0, batch.prompts.keys)
         if t is None:
             slots = torch.arange(len(batch), device=self.device)
@@ -174,6 +176,8 @@ class Reasoner(nn.Module):
         watch: Callable[[State], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         agree: Callable[[bool], bool] = bool,
+        answer: str | None = None,
+        answer_temperature: float = 0.0,
     ) -> list[Reasoned]:
         """Draft a sketch within the budget, then answer. One result per prompt, in order.
 
@@ -182,9 +186,12 @@ class Reasoner(nn.Module):
         one batch, each of which is answered; choose: whose answer is taken. watch: sees every state of the rows that
         draft. clock: in seconds; the first budget in milliseconds for a batch of some shape times that shape first.
         agree: whether all ranks are done when this one is, where their networks share weights.
+        answer: decode, verify or canvas (see `how_of`); None: verify where the canvas holds an answer, else decode.
+            Rows without a draft are decoded. answer_temperature: of the decoder's draws; 0: greedy.
 
         Raises:
-            ValueError: an empty batch or prompt, unknown characters, a budget the policy cannot use.
+            ValueError: an empty batch or prompt, unknown characters, a budget the policy cannot use, an answer that is
+            to come from a canvas without one.
         """
         if not isinstance(prompts, Prompts):
             prompts = collate_prompts(prompts, self.tokenizer)
@@ -192,5 +199,5 @@ class Reasoner(nn.Module):
         return self.answering.reason(
             prompts.to(self.device), budget or Budget(), drafter or self.config.drafter,
             seed=seed, gold=gold, other=other, drafts=drafts, choose=choose, watch=watch, clock=clock,
-            agree=agree,
+            agree=agree, answer=answer, answer_temperature=answer_temperature,
         )  # fmt: skip

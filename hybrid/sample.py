@@ -35,8 +35,11 @@ def answers(
     batch: int = 64,
     shard: Shard = ALONE,
     progress: bool = False,
+    **call: Any,
 ) -> Iterator[tuple[str, Reasoned]]:
     """Prompts with their results, in order, on rank 0; nothing on others. A round's results come together.
+
+    call: what else `Reasoner.reason` is told.
 
     Raises:
         ValueError: before the first result: no prompts, an empty or unreadable one, or batch below 1.
@@ -51,7 +54,7 @@ def answers(
             own = parts[first + shard.rank : first + shard.rank + 1]
             texts = [prompts[i] for part in own for i in part]
             mine = (
-                reasoner.reason(texts, budget, drafter=drafter, seed=seed, drafts=drafts, choose=choose)
+                reasoner.reason(texts, budget, drafter=drafter, seed=seed, drafts=drafts, choose=choose, **call)
                 if texts
                 else []
             )
@@ -107,9 +110,14 @@ def as_text(prompt: str, result: Reasoned) -> str:
         f"prompt  {prompt}\nsketch  {result.sketch or '(none)'}\nanswer  {result.answer}\n{drafts}allowed {allowed}\n"
         f"spent   {spent['denoiser_forwards']:.0f} denoiser + {spent['decoder_forwards']:.0f} decoder forwards, "
         f"{spent['positions']:.0f} positions, {spent['sketch_tokens']:.0f} sketch + "
-        f"{spent['answer_tokens']:.0f} answer tokens, {spent['seconds'] * 1e3:.1f} ms"
+        f"{spent['answer_tokens']:.0f} answer tokens{_accepted(result)}, {spent['seconds'] * 1e3:.1f} ms "
+        f"({result.timing['draft'] * 1e3:.1f} draft, {result.timing['answer'] * 1e3:.1f} {result.answer_by})"
         f"{'' if result.complete else '  (incomplete)'}\n"
     )
+
+
+def _accepted(result: Reasoned) -> str:
+    return f" ({result.spent['accepted_tokens']:.0f} accepted)" if result.answer_by == "verify" else ""
 
 
 @contextmanager

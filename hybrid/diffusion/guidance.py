@@ -158,25 +158,37 @@ class Ending:
       after a visible end or pad stands a pad; before a visible token or end stands neither pad nor end.
     They hold under absorbing corruption alone, where what is visible is certain; under uniform corruption a visible
     end may be noise, and pads are tokens like any other.
+
+    parts: lengths of what stands on the canvas one after the other, such as sketch and answer, each of which ends by
+    itself; empty: one part.
     """
 
     end_id: int
     pad_id: int
     mask_id: int
+    parts: tuple[int, ...] = ()
 
     def is_over(self, z: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-        """Positions after a visible end or pad."""
-        stop = (z == self.end_id) | (z == self.pad_id)
-        return (stop.cumsum(-1) - stop.long()) > 0
+        """Positions after a visible end or pad of their part."""
+        return self._each((z == self.end_id) | (z == self.pad_id), _after)
 
     def is_before_text(self, z: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-        """Positions before a visible token or end."""
-        text = (z != self.pad_id) & (z != self.mask_id)
-        return (text.flip(-1).cumsum(-1).flip(-1) - text.long()) > 0
+        """Positions before a visible token or end of their part."""
+        return self._each((z != self.pad_id) & (z != self.mask_id), lambda text: _after(text.flip(-1)).flip(-1))
+
+    def _each(
+        self, seen: Bool[Tensor, "b l"], rule: Callable[[Bool[Tensor, "b _"]], Bool[Tensor, "b _"]]
+    ) -> Bool[Tensor, "b l"]:
+        return torch.cat([rule(part) for part in seen.split(self.parts, dim=1)], dim=1) if self.parts else rule(seen)
 
     def close(self, z: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Open positions after a visible end or pad become pads: their law is certain, so this costs no step."""
         return torch.where((z == self.mask_id) & self.is_over(z), self.pad_id, z)
+
+
+def _after(seen: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+    """Positions after one that is seen."""
+    return (seen.cumsum(-1) - seen.long()) > 0
 
 
 @dataclass(frozen=True)

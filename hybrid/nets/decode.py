@@ -32,6 +32,15 @@ class Written:
         return Memory.joined(self.parts)
 
 
+# Picks a token from each prediction, given the row of the batch that it is for, and the number of the token there.
+Draw = Callable[[Float[Tensor, "*n k"], Int[Tensor, "*r"], int | Int[Tensor, "*n"]], Int[Tensor, "*n"]]
+
+
+def greedy(logits: Float[Tensor, "*n k"], row: Int[Tensor, "*r"], number: int | Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """The likeliest token."""
+    return logits.argmax(-1)
+
+
 @torch.no_grad()
 def write(
     network: Network,
@@ -45,8 +54,10 @@ def write(
     spent: Spent,
     part: str,
     agree: Callable[[bool], bool] = bool,
+    draw: Draw = greedy,
 ) -> Written:
-    """Greedy decoding of at most `max_tokens` tokens after `prefix`, which ends in a kept token in every row.
+    """Decoding, by default greedy, of at most `max_tokens` tokens after `prefix`, which ends in a kept token in every
+    row.
 
     The memory given is used up. A row that has written its end token leaves the batch, and is charged nothing more.
     agree: whether all ranks are done when this one is; until then it keeps them company.
@@ -64,7 +75,8 @@ def write(
         hidden, memory = network.remember(segments, memory)
         logits = network.logits(hidden[segments[-1].name][:, -1]).float()
         logits[:, list(banned)] = -torch.inf
-        token, at = logits.argmax(-1), rows.to(device)
+        at = rows.to(device)
+        token = draw(logits, at, count)
         if len(rows):
             tokens[at, count], keep[at, count] = token, True
             confidence[at, count] = logits.softmax(-1).gather(-1, token[:, None])[:, 0]
