@@ -1,8 +1,10 @@
 """Answers that are drafted and verified: the decoder's own, whatever was drafted, in no more forwards than it takes."""
 
 import dataclasses
+import json
 from dataclasses import dataclass, replace
 from itertools import permutations, product
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from toy import chi_squared_p, tiny_backbone, tiny_batch, tiny_reasoner, tiny_to
 
 from hybrid.bridge import Latent
 from hybrid.build import ConfigError, build
+from hybrid.cli import main
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.bound import exact
 from hybrid.diffusion.budget import Budget, Plan
@@ -22,6 +25,7 @@ from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.controls import GoldSketch
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.evaluate import Evaluate, evaluate, ways
+from hybrid.experiment import read_experiment, save_run, save_weights
 from hybrid.feed import Drafted as OneStep
 from hybrid.feed import Gold
 from hybrid.nets.backbone import GPTNeoX
@@ -29,13 +33,14 @@ from hybrid.nets.decode import write
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Network, prompt_segment
 from hybrid.nets.verify import proposed_length, verify
-from hybrid.reasoner import Model
+from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Example, Special, Spent
 from hybrid.report import table
 from hybrid.report_series import slower
 from hybrid.tasks import Chain, collate
 from hybrid.writing import Writing
 
+ROOT = Path(__file__).parents[1]
 SPECIAL = Special()
 PAD, END, MASK = SPECIAL.pad, SPECIAL.end, SPECIAL.mask
 CANVAS, ROOM = 5, 4
@@ -477,3 +482,32 @@ def test_an_evaluation_has_a_row_for_each_way_of_answering():
     (line,) = slower(rows)
     assert "verifying took longer than decoding" in line and "4 steps" in line
     assert line in table(replace(frontier, rows=rows), 120) and slower([decoded, soon, read]) == []
+
+
+def test_the_command_line_says_how_answers_are_made(tmp_path, capsys):
+    """On an untrained run of the shipped config, shrunken."""
+    small = ["model.backbone.width=16", "model.backbone.layers=1"]
+    experiment = read_experiment(ROOT / "configs" / "quickstart" / "verified.yaml", small)
+    tokenizer = experiment.make_tokenizer()
+    save_run(tmp_path, experiment, tokenizer)
+    save_weights(tmp_path, Reasoner(experiment.model, tokenizer).state_dict(), {"steps": 0, "positions": 0})
+
+    def said(*arguments, status=0):
+        assert main([arguments[0], str(tmp_path), *arguments[1:]]) == status
+        return capsys.readouterr()
+
+    sample = ("sample", "--prompt", "73250100,41000213", "--steps", "2")
+    (line,) = said(*sample, "--answer", "canvas", "--json").out.splitlines()
+    result = json.loads(line)
+    assert result["answer_by"] == "canvas" and result["spent"]["decoder_forwards"] == 0
+    assert " accepted), " in said(*sample).out and " accepted" not in said(*sample, "--answer", "decode").out
+    assert "answer='guess': must be one of decode" in said(*sample, "--answer", "guess", status=2).err
+    drawn = [said(*sample, "--answer", how, "--answer-temperature", "3", "--json").out for how in ("decode", "verify")]
+    assert len({json.loads(line)["answer"] for line in drawn}) == 1
+    said(
+        "evaluate", "--answers", "verify,canvas", "--steps", "0,2", "--policies", "confidence", "--controls", "",
+        "--examples", "4", "--no-progress",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "frontier.json").read_text())["rows"]
+    made = [("hybrid", "decode", 0), ("hybrid", "verify", 2), ("diffusion", "canvas", 2)]
+    assert [(row["method"], row["answer"], row["steps"]) for row in rows] == made
