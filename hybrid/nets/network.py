@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from hybrid.nets.head import predictions
 from hybrid.nets.layout import Segment, attention, near, running
+from hybrid.nets.quantised import size_of
 from hybrid.records import Prompts
 
 
@@ -251,7 +252,7 @@ class Network(nn.Module):
         total = 0.0
         for p in self._body().parameters():
             if p.ndim in (2, 3) and id(p) not in looked_up:
-                total += p.numel() * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
+                total += size_of(p) * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
         head = self.model.get_output_embeddings().weight
         has_own_head = any(p.shape == head.shape and id(p) not in looked_up for p in self._body().parameters())
         return total + (0 if has_own_head else head.numel())  # a tied head multiplies by what is looked up
