@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -241,8 +242,9 @@ class Network(nn.Module):
         heads = config.num_attention_heads
         head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
         attended = 4 * config.num_hidden_layers * heads * head_width * context
-        return positions * (2.0 * self._weights() + attended)
+        return positions * (2.0 * self._weights + attended)
 
+    @cached_property
     def _weights(self) -> float:
         """Weights of the matrices that one position meets: look-ups are none, of experts those that are routed to."""
         looked_up = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
