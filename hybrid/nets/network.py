@@ -238,8 +238,7 @@ class Network(nn.Module):
         """Floating-point operations of a forward over `positions` positions of one row that see `context` others
         on average: 2 per weight of every matrix that a position meets, 4 per attended pair, head width and layer.
         """
-        config = self.config
-        heads = config.num_attention_heads
+        config, heads = self.config, self.config.num_attention_heads
         head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
         attended = 4 * config.num_hidden_layers * heads * head_width * context
         return positions * (2.0 * self._weights + attended)
