@@ -17,12 +17,11 @@ from transformers import PreTrainedModel
 from hybrid.build import build, plain
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import State
-from hybrid.diffusion.policy import Policy
-from hybrid.drafters.diffusion import Diffusion
 from hybrid.nets.adapt import merged
 from hybrid.nets.backbone import Backbone
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Reasoned
+from hybrid.sample import chosen
 from hybrid.tasks import Tokenizer
 
 REASONING, TOKENIZER, REST = "reasoning.json", "reasoning_tokenizer.json", "reasoning.safetensors"
@@ -60,22 +59,31 @@ class HybridReasoningPipeline(DiffusionPipeline):
     pipeline(["3142"], num_inference_steps=8).answers
     """
 
-    _optional_components = ["drafter"]
+    _optional_components = ["drafter", "drafter_tokenizer"]
 
-    def __init__(self, decoder: PreTrainedModel, tokenizer: Any, drafter: PreTrainedModel | None = None) -> None:
+    def __init__(
+        self,
+        decoder: PreTrainedModel,
+        tokenizer: Any,
+        drafter: PreTrainedModel | None = None,
+        drafter_tokenizer: Any | None = None,
+    ) -> None:
         super().__init__()
-        self.register_modules(decoder=decoder, tokenizer=tokenizer, drafter=drafter)
+        self.register_modules(
+            decoder=decoder, tokenizer=tokenizer, drafter=drafter, drafter_tokenizer=drafter_tokenizer
+        )
         self.reasoner: Reasoner | None = None
 
     @classmethod
     def of(cls, reasoner: Reasoner) -> "HybridReasoningPipeline":
         """The pipeline round a reasoner; low-rank matrices are merged into copies of their models."""
-        networks = reasoner.networks
+        networks, reader = reasoner.networks, reasoner.tokenizer.reader
         decoder = merged(networks.decoder.model)
-        decoder.generation_config.eos_token_id = reasoner.special.end
-        decoder.generation_config.pad_token_id = reasoner.special.pad
+        decoder.generation_config.eos_token_id = reader.special.end
+        decoder.generation_config.pad_token_id = reader.special.pad
         own = None if networks.is_shared or networks.drafter is None else merged(networks.drafter.model)
-        pipeline = cls(decoder, reasoner.tokenizer.to_fast(), own)
+        others = None if reader is reasoner.tokenizer else reasoner.tokenizer.to_fast()
+        pipeline = cls(decoder, reader.to_fast(), own, others)
         pipeline.reasoner = reasoner
         return pipeline
 
@@ -142,18 +150,7 @@ class HybridReasoningPipeline(DiffusionPipeline):
             ValueError: an unknown policy, or a budget that it cannot use.
         """
         reasoner = self._reasoner()
-        drafter = reasoner.config.drafter
-        changes: dict[str, Any] = {}
-        if policy is not None or threshold is not None:
-            section = {"kind": policy or "threshold"} if not isinstance(policy, dict) else dict(policy)
-            section |= {} if threshold is None else {"threshold": threshold}
-            changes["policy"] = build(Policy, section, "policy")
-        if temperature is not None:
-            changes["temperature"] = temperature
-        if changes:
-            if not isinstance(drafter, Diffusion):
-                raise ValueError(f"{next(iter(changes))} is for diffusion drafters, not {type(drafter).__name__}")
-            drafter = dataclasses.replace(drafter, **changes)
+        drafter = chosen(reasoner.config, policy, threshold, temperature)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         results = reasoner.reason(
             prompts, Budget(num_inference_steps), drafter=drafter, seed=seed, watch=callback_on_step_end
