@@ -4,6 +4,7 @@ The two share their weights; the canvas side adds self-conditioning, which reads
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,8 @@ CLASS = "DiffusionGemmaForBlockDiffusion"
 
 class CanvasDecoder(Network):
     """Causal segments go through the encoder, and then bidirectional ones through the decoder, over all of them."""
+
+    can_compile: ClassVar[bool] = False
 
     def _states(self, segments: Sequence[Segment], memory: Memory | None) -> dict[str, Float[Tensor, "b _ d"]]:
         """Hidden states of each segment, by name.
