@@ -30,6 +30,7 @@ def arguments(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--compile", action="store_true", help="compile first: a minute or two that many prompts repay")
     sample.add_argument("--batch", type=int, default=64, help="prompts answered together")
     sample.add_argument("--devices", type=int, default=1, help="processes that share the prompts")
+    sample.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda:N")
     sample.add_argument("--out", help="file for the results; default: standard output")
 
 
@@ -49,7 +50,7 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     from hybrid.experiment import load_reasoner
     from hybrid.live import reason as seen
     from hybrid.sample import answers, as_json, as_text, chosen, read_prompts, whole
-    from hybrid.shard import joined
+    from hybrid.shard import joined, own_device
 
     budget = Budget(options.steps, options.tokens, options.forwards, options.ms, options.effort)
     prompts = read_prompts(options.prompt, options.file, options.paragraphs)
@@ -59,9 +60,11 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature)
     line = as_json if options.json else as_text
     several = {"drafts": options.drafts, "choose": options.choose}
+    device = own_device(options.device)
     if options.live or options.trace or options.delay is not None:
         if options.devices > 1 or options.out:
             raise ValueError("--live and --trace are for one process and standard output: leave --devices and --out")
+        reasoner.to(device)
         results = seen(
             reasoner, prompts, budget, drafter=drafter, seed=options.seed, out=sys.stdout, task=experiment.title,
             live=options.live, delay=options.delay, trace=options.trace, **several,
@@ -74,6 +77,7 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     if (status := started(options)) is not None:
         return status
     with joined(experiment.train.timeout) as shard:
+        reasoner.to(device)
         found = answers(
             reasoner, prompts, budget, drafter, seed=options.seed, batch=options.batch, shard=shard, **several,
             progress=options.out is not None and sys.stderr.isatty(),

@@ -33,6 +33,7 @@ def add_commands(command: Command, overrides: dict[str, Any]) -> None:
     harness.add_argument("--samples", type=int, default=32, help="masks per bound")
     harness.add_argument("--limit", type=int, help="only the first so many rows of each task")
     harness.add_argument("--batch", type=int, default=32, help="rows answered together")
+    harness.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda:N")
     harness.add_argument("--out", help="file for the harness's results as JSON")
 
 
@@ -63,6 +64,7 @@ def _export(options: Any) -> None:
 def _harness(options: Any) -> None:
     from hybrid.config import add_fork_path
     from hybrid.experiment import is_run
+    from hybrid.shard import own_device
 
     try:
         from hybrid.harness import HybridLM, run_tasks
@@ -71,7 +73,11 @@ def _harness(options: Any) -> None:
     if not is_run(options.run):
         raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
     add_fork_path(options.run)
-    model = HybridLM(options.run, options.steps, options.join, options.score, options.samples, batch_size=options.batch)
+    device = str(own_device(options.device))
+    model = HybridLM(
+        options.run, options.steps, options.join, options.score, options.samples, batch_size=options.batch,
+        device=device,
+    )  # fmt: skip
     results = run_tasks(model, options.tasks.split(","), include=options.include, limit=options.limit)
     for task, figures in results["results"].items():
         shown = {k: v for k, v in figures.items() if isinstance(v, float) and "stderr" not in k}

@@ -19,6 +19,7 @@ from hybrid.nets.adapt import innermost
 from hybrid.nets.pretrained import Pretrained
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Example
+from hybrid.shard import own_device
 from hybrid.tasks import Character, Data, PretrainedTokenizer, Task, Tokenizer, TokenizerConfig, check_room, split
 from hybrid.tasks.checkpoint_tokenizer import read_fast
 from hybrid.train.settings import Train
@@ -203,6 +204,7 @@ def read_trained(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder / TRAINED} is damaged: {error}") from None
 
 
-def load_run(folder: str | Path) -> Reasoner:
-    """The trained reasoner of a run folder, ready to `reason`."""
-    return load_reasoner(folder, read_experiment(folder))[0]
+def load_run(folder: str | Path, device: str = "auto") -> Reasoner:
+    """The trained reasoner of a run folder, ready to `reason`. device: auto (a GPU where there is one), cpu, cuda:N."""
+    where = own_device(device)
+    return load_reasoner(folder, read_experiment(folder))[0].to(where)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -15,16 +16,21 @@ def pack(values: Tensor, where: Bool[Tensor, "b l"], n: int) -> Tensor:
 
     Knowing n, nobody waits for the device to count them, as `values[where]` does.
     """
-    flat = where.flatten()
-    places = torch.arange(len(flat), device=flat.device)
-    at = torch.zeros(n + 1, dtype=torch.int64, device=flat.device)
-    at = at.scatter_(0, torch.where(flat, flat.cumsum(0) - 1, n), places)[:n]
-    return values.flatten(0, 1)[at]
+    row, position = torch.nonzero_static(where, size=n).unbind(-1)
+    return values[row, position]
 
 
 def spread(values: Shaped[Tensor, "n"], where: Bool[Tensor, "b l"], fill: float) -> Shaped[Tensor, "b l"]:
     """The inverse of `pack`: values at the positions of `where`, `fill` elsewhere."""
     return torch.full(where.shape, fill, dtype=values.dtype, device=values.device).masked_scatter(where, values)
+
+
+@lru_cache(maxsize=16)
+def _among(tokens: tuple[int, ...], k: int, device: torch.device) -> Bool[Tensor, "k"]:
+    """Which of k tokens are among `tokens`."""
+    is_among = torch.zeros(k, dtype=torch.bool, device=device)
+    is_among[list(tokens)] = True
+    return is_among
 
 
 class Denoiser:
@@ -96,9 +102,7 @@ class Banned(Denoiser):
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
         logits = self.inner.logits(z, t, where)
-        is_banned = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        is_banned[list(self.banned)] = True
-        return logits.masked_fill(is_banned, -torch.inf)
+        return logits.masked_fill(_among(self.banned, logits.shape[-1], logits.device), -torch.inf)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Banned":
         return Banned(self.inner.select(rows), self.banned)
@@ -179,6 +183,20 @@ class Ending:
         return torch.where((z == self.mask_id) & self.is_over(z), self.pad_id, z)
 
 
+# Where a position stands on its canvas: 0, anywhere; before a visible token or end; after a visible end or pad.
+_BEFORE_TEXT, _OVER = 1, 2
+
+
+@lru_cache(maxsize=16)
+def _impossible(ending: Ending, k: int, device: torch.device) -> Bool[Tensor, "3 k"]:
+    """Tokens that cannot stand there."""
+    table = torch.zeros(3, k, dtype=torch.bool, device=device)
+    table[_BEFORE_TEXT, [ending.pad_id, ending.end_id]] = True
+    table[_OVER] = True
+    table[_OVER, ending.pad_id] = False
+    return table
+
+
 @dataclass(frozen=True)
 class Ended(Denoiser):
     """Enforces `Ending`: certain pads have probability 1 (and cost 0 in the bound), impossible ends 0."""
@@ -188,12 +206,9 @@ class Ended(Denoiser):
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
         logits = self.inner.logits(z, t, where)
-        token = torch.arange(logits.shape[-1], device=logits.device)
-        is_pad = token == self.ending.pad_id
-        is_stop = is_pad | (token == self.ending.end_id)
-        over = pack(self.ending.is_over(z), where, len(logits))[:, None]
-        before_text = pack(self.ending.is_before_text(z), where, len(logits))[:, None] & ~over
-        return logits.masked_fill((over & ~is_pad) | (before_text & is_stop), -torch.inf)
+        place = torch.where(self.ending.is_over(z), _OVER, self.ending.is_before_text(z).long())
+        is_impossible = _impossible(self.ending, logits.shape[-1], logits.device)
+        return logits.masked_fill(is_impossible[pack(place, where, len(logits))], -torch.inf)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Ended":
         return Ended(self.inner.select(rows), self.ending)
