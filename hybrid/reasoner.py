@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class Reasoner(nn.Module):
         self.bridge = model.bridge.module(self.networks)
         self.answering = Answering(model, self.networks, tokenizer, self.bridge)
 
-    def compile_sampling(self, backend: str = "inductor") -> None:
+    def compile_sampling(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile drafting and answering, for many calls: see `Network.compile_sampling`."""
         for network in {id(n): n for n in (self.networks.decoder, self.networks.drafter) if n is not None}.values():
             network.compile_sampling(backend)

@@ -1,6 +1,6 @@
 """A network's sampling as compiled graphs: its kernels are shorter than what it takes to launch them one by one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,14 +54,15 @@ def _guards(entries: Sequence[Any]) -> list[bool]:
 class Compiled:
     """The two forwards of sampling over a memory, in place and in graphs.
 
-    Rows, positions and columns may change from call to call: they are symbols, but for a single row or position, which
-    have graphs of their own. So there are two graphs of each, made when first called for.
+    Rows, positions and columns may change from call to call: they are symbols of a graph. Where one of them is 1, or
+    two are equal by chance, a graph of its own is made when that is first met; beyond torch's limit of eight, calls run
+    as they would without.
     """
 
-    def __init__(self, network: "Network", backend: str = "inductor") -> None:
+    def __init__(self, network: "Network", backend: str | Callable[..., Any] = "inductor") -> None:
         self.network = network
         self._run_states, self._run_next = (
-            torch.compile(run, backend=backend, dynamic=True, fullgraph=True, options={"guard_filter_fn": _guards})
+            torch.compile(run, backend=backend, dynamic=True, options={"guard_filter_fn": _guards})
             for run in (self._states, self._next)
         )
 

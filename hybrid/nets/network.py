@@ -1,8 +1,8 @@
 """One network: rows of segments in, hidden states out, with a memory of what is already encoded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -54,7 +54,7 @@ class Network(nn.Module):
         self.model.base_model.compile()
         self.is_compiled = True
 
-    def compile_sampling(self, backend: str = "inductor") -> None:
+    def compile_sampling(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile what is read over a memory: the steps of a draft, but for the first, and the tokens of an answer.
 
         It costs half a minute or more for each kind of shape (see `Compiled`), and takes away what small networks and
