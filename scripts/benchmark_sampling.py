@@ -61,6 +61,11 @@ class Whole(nn.Module):
         self.mask: Tensor | None = None
         self.calls = self.positions = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Asked for by the pipeline."""
+        return self.network.device
+
     def forward(self, tokens: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Any:
         self.calls, self.positions = self.calls + 1, self.positions + tokens.shape[1]
         if self.mask is None or self.mask.shape[0] != len(tokens):
