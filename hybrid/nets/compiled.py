@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,6 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from hybrid.nets.layout import Segment, running
 from hybrid.nets.memory import Memory
-
-if TYPE_CHECKING:
-    from hybrid.nets.network import Network
 
 Rooms = list[tuple[Tensor, Tensor]]  # keys and values of each layer, with columns that are not filled yet
 
@@ -57,9 +54,11 @@ class Compiled:
     Rows, positions and columns may change from call to call: they are symbols of a graph. Where one of them is 1, or
     two are equal by chance, a graph of its own is made when that is first met; beyond torch's limit of eight, calls run
     as they would without.
+
+    network: the `Network` whose model runs.
     """
 
-    def __init__(self, network: "Network", backend: str | Callable[..., Any] = "inductor") -> None:
+    def __init__(self, network: Any, backend: str | Callable[..., Any] = "inductor") -> None:
         self.network = network
         self._run_states, self._run_next = (
             torch.compile(run, backend=backend, dynamic=True, options={"guard_filter_fn": _guards})
