@@ -145,13 +145,14 @@ class Answering:
         drafting = drafter.draft(self.networks.drafter, request, Budget(plan.steps), noise, spent)
         drafted = finish(drafting, watch)
         drafted_at = clock()
+        reader = self.tokenizer.reader
         written = write(
             self.networks.decoder,
             *self._prefix(prompts, drafted, spent),
             self.model.max_answer,
-            end_id=special.end,
-            pad_id=special.pad,
-            banned=special.never_written,
+            end_id=reader.special.end,
+            pad_id=reader.special.pad,
+            banned=reader.special.never_written,
             spent=spent,
             part="decoder",
             agree=request.agree,
@@ -160,7 +161,7 @@ class Answering:
         read = self.model.bridge.segment(drafted.sketch, prompts.keep.sum(-1), special)
         spent.sketch_tokens += read.keep[:, 1:].sum(-1).cpu()
         spent.answer_tokens += written.keep.sum(-1).cpu()
-        ended = (written.tokens == special.end).any(-1)
+        ended = (written.tokens == reader.special.end).any(-1)
         answer_logp = torch.where(written.keep, written.confidence, 1.0).log().sum(-1).tolist()
         sketch_logp = _mean_log(drafted)
         counted = {f.name: getattr(spent, f.name) for f in fields(spent) if f.name != "seconds"}
@@ -171,7 +172,7 @@ class Answering:
         return [
             Reasoned(
                 sketch=self.tokenizer.decode(drafted.sketch[row].tolist()),
-                answer=self.tokenizer.decode(written.tokens[row].tolist()),
+                answer=reader.decode(written.tokens[row].tolist()),
                 sketch_tokens=drafted.sketch[row].tolist(),
                 answer_tokens=written.tokens[row].tolist(),
                 allowed={"steps": plan.steps[row], "tokens": plan.tokens[row], "max_answer": self.model.max_answer},
@@ -184,27 +185,43 @@ class Answering:
             for row in range(len(prompts))
         ]
 
+    def sketch(self, prompts: Prompts, canvas: Int[Tensor, "b l"]) -> Segment:
+        """The canvas behind the prompt, as text that the decoder reads.
+
+        Raises:
+            ValueError: it is so much longer in the decoder's vocabulary that no room is left for the answer.
+        """
+        own, read = prompts.as_read, self.tokenizer.read(canvas)
+        if (room := self.networks.decoder.room) is not None:
+            left = room - own.tokens.shape[1] - self.model.max_answer - 2
+            if read.shape[1] > left:
+                raise ValueError(
+                    f"a sketch of {read.shape[1]} tokens in the decoder's vocabulary: {left} of its {room} positions "
+                    f"are left beside a prompt of {own.tokens.shape[1]} and max_answer = {self.model.max_answer}"
+                )
+        return self.model.bridge.segment(read, own.keep.sum(-1), self.tokenizer.reader.special)
+
     def _prefix(self, prompts: Prompts, drafted: Drafted, spent: Spent) -> tuple[list[Segment], Memory | None]:
         """What the decoder must still read before it answers, and the memory it may start from."""
-        start = prompts.keep.sum(-1)
+        special = self.tokenizer.reader.special
         memory = drafted.memory if self.networks.is_shared else None
         if memory is not None and drafted.holds_sketch:
             # Only the last token written is not in memory yet: the end token, or what a full canvas cut off.
-            count = (drafted.sketch != self.tokenizer.special.pad).sum(-1, keepdim=True)
+            count = (drafted.sketch != special.pad).sum(-1, keepdim=True)
             last = drafted.sketch.gather(1, (count - 1).clamp(min=0))
             keep = torch.ones_like(last, dtype=torch.bool)
             sketch = Segment("sketch", last, keep, memory.next_position[:, None], is_causal=True)
             end = memory.next_position + 1
         else:
-            sketch = self.model.bridge.segment(drafted.sketch, start, self.tokenizer.special)
-            end = start + sketch.keep.sum(-1)
+            sketch = self.sketch(prompts, drafted.sketch)
+            end = prompts.as_read.keep.sum(-1) + sketch.keep.sum(-1)
             if self.bridge is not None and sketch.keep.any():
                 sketch = self.bridge(self.networks, prompts, sketch, drafted.memory, spent)
-        marker = torch.full_like(end[:, None], self.tokenizer.special.answer)
+        marker = torch.full_like(end[:, None], special.answer)
         keep = torch.ones_like(marker, dtype=torch.bool)
         answer = Segment("answer", marker, keep, end[:, None], is_causal=True, sees=("prompt", "sketch"))
         read = [sketch, answer] if sketch.keep.any() else [answer]
-        return (read if memory is not None else [prompt_segment(prompts), *read]), memory
+        return (read if memory is not None else [prompt_segment(prompts.as_read), *read]), memory
 
 
 def _mean_log(drafted: Drafted) -> Float[Tensor, "b"] | None:

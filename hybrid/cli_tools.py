@@ -28,6 +28,7 @@ def add_commands(command: Command, overrides: dict[str, Any]) -> None:
     harness.add_argument("--tasks", required=True, help="names, such as gsm8k,arc_easy")
     harness.add_argument("--include", metavar="DIR", help="folder of task files of your own; only these are known then")
     harness.add_argument("--steps", type=int, help="denoising steps; default: one per canvas position")
+    harness.add_argument("--gen-kwargs", metavar="KEY=VALUE,...", help="over the tasks' own, such as policy=margin")
     harness.add_argument("--join", default="{answer}", help="text that is scored, of {sketch} and {answer}")
     harness.add_argument("--score", default="bound", help="log-likelihood: bound (of a sketch) or answer")
     harness.add_argument("--samples", type=int, default=32, help="masks per bound")
@@ -78,7 +79,9 @@ def _harness(options: Any) -> None:
         options.run, options.steps, options.join, options.score, options.samples, batch_size=options.batch,
         device=device,
     )  # fmt: skip
-    results = run_tasks(model, options.tasks.split(","), include=options.include, limit=options.limit)
+    results = run_tasks(
+        model, options.tasks.split(","), include=options.include, limit=options.limit, options=options.gen_kwargs
+    )
     for task, figures in results["results"].items():
         shown = {k: v for k, v in figures.items() if isinstance(v, float) and "stderr" not in k}
         print(f"{task}: " + ", ".join(f"{name.partition(',')[0]} {value:.4f}" for name, value in shown.items()))

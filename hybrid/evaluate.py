@@ -20,6 +20,7 @@ from hybrid.feed import Feed, Gold, Nothing, Partial
 from hybrid.frontier import Frontier, Row
 from hybrid.kinds import kind_of, look_up
 from hybrid.metrics import SPENT, Tally
+from hybrid.nets.quantised import size_of
 from hybrid.reasoner import Reasoner
 from hybrid.records import Batch, Example, Reasoned, Spent
 from hybrid.shard import ALONE, Shard
@@ -136,7 +137,7 @@ def evaluate(
     chosen = [examples[i] for i in range(min(len(examples), settings.examples or len(examples)))]
     if not chosen:
         raise ValueError("no examples to evaluate")
-    parameters = sum(p.numel() for p in reasoner.parameters())
+    parameters = sum(map(size_of, reasoner.parameters()))
     listed = ways(reasoner, settings)
     rows = []
     with tqdm(

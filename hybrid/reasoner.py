@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hybrid.answering import Answering
+from hybrid.bridge import Latent
 from hybrid.choose import Choice
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.budget import Budget
@@ -54,8 +55,9 @@ class Reasoner(nn.Module):
 
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
         super().__init__()
+        _check_vocabularies(model, tokenizer)
         self.config, self.tokenizer, self.special = model, tokenizer, tokenizer.special
-        decoder = model.backbone.network(len(tokenizer))
+        decoder = model.backbone.network(len(tokenizer.reader))
         drafter: Network | None = None
         if model.drafter.learns:
             own = model.drafter_backbone or model.backbone
@@ -104,7 +106,7 @@ class Reasoner(nn.Module):
         drafting = [] if plan is None else plan.segments
         if plan is not None and self.networks.is_shared and any(s.name == "sketch" for s in drafting):
             sketch = next(s for s in drafting if s.name == "sketch")  # the chain reads what it writes
-        decoding = [prompt_segment(batch.prompts), *([] if isinstance(feed, Nothing) else [sketch]), answer]
+        decoding = [prompt_segment(batch.prompts.as_read), *([] if isinstance(feed, Nothing) else [sketch]), answer]
         drafted, decoded = self.networks(drafting, decoding)
 
         logits = self.networks.decoder.logits(decoded["answer"]).float()
@@ -120,14 +122,15 @@ class Reasoner(nn.Module):
 
     def _check_room(self, prompts: Prompts, max_answer: int) -> None:
         """Refuse prompts that leave no room for canvas and answer, and their markers, in the network's positions."""
-        networks = [self.networks.decoder, *([self.networks.drafter] if self.networks.drafter is not None else [])]
-        positions = min((n.room for n in networks if n.room is not None), default=None)
-        room = (positions or 0) - self.config.canvas - max_answer - 2
-        if positions is not None and prompts.tokens.shape[1] > room:
-            raise ValueError(
-                f"prompt of {prompts.tokens.shape[1]} tokens: at most {room} of the network's {positions} positions "
-                f"are left beside canvas = {self.config.canvas} and max_answer = {max_answer}"
-            )
+        for network, own in ((self.networks.drafter, prompts), (self.networks.decoder, prompts.as_read)):
+            if network is None or network.room is None:
+                continue
+            room = network.room - self.config.canvas - max_answer - 2
+            if own.tokens.shape[1] > room:
+                raise ValueError(
+                    f"prompt of {own.tokens.shape[1]} tokens: at most {room} of the network's {network.room} positions "
+                    f"are left beside canvas = {self.config.canvas} and max_answer = {max_answer}"
+                )
 
     def loss(self, losses: Losses) -> Float[Tensor, ""]:
         """The training loss of one process's batch: the two means, weighted."""
@@ -161,10 +164,9 @@ class Reasoner(nn.Module):
 
     def _decoding(self, batch: Batch, fed: Int[Tensor, "b l"]) -> tuple[Segment, Segment]:
         """Sketch and answer as the decoder reads them in training."""
-        start = batch.prompts.keep.sum(-1)
-        sketch = self.config.bridge.segment(fed, start, self.special)
-        tokens = F.pad(batch.answer[:, :-1], (1, 0), value=self.special.answer)
-        at = running(batch.answer_keep, start + sketch.keep.sum(-1))
+        sketch = self.answering.sketch(batch.prompts, fed)
+        tokens = F.pad(batch.answer[:, :-1], (1, 0), value=self.tokenizer.reader.special.answer)
+        at = running(batch.answer_keep, batch.prompts.as_read.keep.sum(-1) + sketch.keep.sum(-1))
         return sketch, Segment("answer", tokens, batch.answer_keep, at, is_causal=True, sees=("prompt", "sketch"))
 
     def reason(
@@ -207,3 +209,16 @@ class Reasoner(nn.Module):
             seed=seed, gold=gold, other=other, drafts=drafts, choose=choose, watch=watch, clock=clock,
             agree=agree,
         )  # fmt: skip
+
+
+def _check_vocabularies(model: Model, tokenizer: Tokenizer) -> None:
+    """Refuse two vocabularies where drafter and decoder share more than text."""
+    if tokenizer.reader is tokenizer or not model.drafter.learns:
+        return
+    if model.pairing == "shared":
+        raise ValueError("tokenizer: two gives drafter and decoder a vocabulary each: set model.pairing: separate")
+    if isinstance(model.bridge, Latent):
+        raise ValueError(
+            "bridge: latent joins states to the tokens that they are over, and with tokenizer: two the decoder reads "
+            "other tokens: set model.bridge: tokens"
+        )

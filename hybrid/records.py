@@ -64,20 +64,31 @@ class Special:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Tokenised prompts, padded on the left so that every prompt ends at the same column."""
+    """Tokenised prompts, padded on the left so that every prompt ends at the same column.
+
+    other: the same prompts in the vocabulary of a decoder that has one of its own.
+    """
 
     keys: Int[Tensor, "b"]
     tokens: Int[Tensor, "b q"]
     keep: Bool[Tensor, "b q"]
+    other: "Prompts | None" = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def as_read(self) -> "Prompts":
+        """As the decoder reads them."""
+        return self if self.other is None else self.other
+
     def select(self, rows: Int[Tensor, "r"]) -> "Prompts":
-        return Prompts(self.keys[rows], self.tokens[rows], self.keep[rows])
+        other = None if self.other is None else self.other.select(rows)
+        return Prompts(self.keys[rows], self.tokens[rows], self.keep[rows], other)
 
     def to(self, device: torch.device | str) -> "Prompts":
-        return Prompts(self.keys.to(device), self.tokens.to(device), self.keep.to(device))
+        other = None if self.other is None else self.other.to(device)
+        return Prompts(self.keys.to(device), self.tokens.to(device), self.keep.to(device), other)
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ class Batch:
     """Tokenised examples for training and controls.
 
     sketch: canvas of fixed length: the sketch, one end token, then pads to the canvas length.
-    answer: the answer, one end token, then pads; `answer_keep` is False on the pads.
+    answer: the answer, one end token, then pads, in the decoder's ids; `answer_keep` is False on the pads.
     """
 
     prompts: Prompts

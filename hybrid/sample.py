@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -62,20 +62,25 @@ def answers(
                 bar.update(len(found))
 
 
-def chosen(model: Model, policy: str | None, threshold: float | None, temperature: float | None) -> Drafter:
-    """The model's drafter with what the command line says instead.
+def chosen(
+    model: Model,
+    policy: str | Mapping[str, Any] | None = None,
+    threshold: float | None = None,
+    temperature: float | None = None,
+) -> Drafter:
+    """The model's drafter with what a call says instead: a policy by name or section, its threshold, a temperature.
 
     Raises:
         ValueError: an unknown policy, a value it refuses, or a drafter that has none of these.
     """
     changes: dict[str, Any] = {}
     if policy or threshold is not None:
-        section = {"kind": policy or "threshold"} | ({} if threshold is None else {"threshold": threshold})
-        changes["policy"] = build(Policy, section, "policy")
+        section = dict(policy) if isinstance(policy, Mapping) else {"kind": policy or "threshold"}
+        changes["policy"] = build(Policy, section | ({} if threshold is None else {"threshold": threshold}), "policy")
     if temperature is not None:
         changes["temperature"] = temperature
     if changes and not isinstance(model.drafter, Diffusion):
-        raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{model.method}`")
+        raise ValueError(f"{next(iter(changes))} is for diffusion drafters; this reasoner is `{model.method}`")
     return dataclasses.replace(model.drafter, **changes)
 
 

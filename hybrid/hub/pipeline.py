@@ -66,7 +66,7 @@ class HybridReasoningPipeline(DiffusionPipeline):
     pipeline.scheduler = BlockRefinementScheduler(threshold=0.7)
     """
 
-    _optional_components = ["drafter", "scheduler"]
+    _optional_components = ["drafter", "drafter_tokenizer", "scheduler"]
     _callback_tensor_inputs = ["canvas", "is_new", "is_reopened", "confidence"]
 
     def __init__(
@@ -74,22 +74,27 @@ class HybridReasoningPipeline(DiffusionPipeline):
         decoder: PreTrainedModel,
         tokenizer: Any,
         drafter: PreTrainedModel | None = None,
+        drafter_tokenizer: Any | None = None,
         scheduler: SchedulerMixin | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(decoder=decoder, tokenizer=tokenizer, drafter=drafter, scheduler=scheduler)
+        self.register_modules(
+            decoder=decoder, tokenizer=tokenizer, drafter=drafter, drafter_tokenizer=drafter_tokenizer,
+            scheduler=scheduler,
+        )  # fmt: skip
         self.reasoner: Reasoner | None = None
 
     @classmethod
     def of(cls, reasoner: Reasoner) -> "HybridReasoningPipeline":
         """The pipeline round a reasoner; low-rank matrices are merged into copies of their models."""
-        networks = reasoner.networks
+        networks, reader = reasoner.networks, reasoner.tokenizer.reader
         decoder = merged(networks.decoder.model)
-        decoder.generation_config.eos_token_id = reasoner.special.end
-        decoder.generation_config.pad_token_id = reasoner.special.pad
+        decoder.generation_config.eos_token_id = reader.special.end
+        decoder.generation_config.pad_token_id = reader.special.pad
         own = None if networks.is_shared or networks.drafter is None else merged(networks.drafter.model)
+        others = None if reader is reasoner.tokenizer else reasoner.tokenizer.to_fast()
         scheduler = scheduler_of(reasoner.config.drafter, reasoner.special)
-        pipeline = cls(decoder, reasoner.tokenizer.to_fast(), own, scheduler)
+        pipeline = cls(decoder, reader.to_fast(), own, others, scheduler)
         pipeline.reasoner = reasoner
         return pipeline
 

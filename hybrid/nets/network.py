@@ -14,6 +14,7 @@ from hybrid.nets.compiled import Compiled, evaluating
 from hybrid.nets.head import predictions
 from hybrid.nets.layout import Segment, attention, near, running
 from hybrid.nets.memory import Growing, Memory, Part
+from hybrid.nets.quantised import size_of
 from hybrid.records import Prompts
 
 __all__ = ["Memory", "Network", "Part", "first_position", "parts", "prompt_segment", "reach"]
@@ -169,8 +170,7 @@ class Network(nn.Module):
         """Floating-point operations of a forward over `positions` positions of one row that see `context` others
         on average: 2 per weight of every matrix that a position meets, 4 per attended pair, head width and layer.
         """
-        config = self.config
-        heads = config.num_attention_heads
+        config, heads = self.config, self.config.num_attention_heads
         head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
         attended = 4 * config.num_hidden_layers * heads * head_width * context
         return positions * (2.0 * self._weights + attended)
@@ -185,7 +185,7 @@ class Network(nn.Module):
         total = 0.0
         for p in self._body().parameters():
             if p.ndim in (2, 3) and id(p) not in looked_up:
-                total += p.numel() * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
+                total += size_of(p) * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
         head = self.model.get_output_embeddings().weight
         has_own_head = any(p.shape == head.shape and id(p) not in looked_up for p in self._body().parameters())
         return total + (0 if has_own_head else head.numel())  # a tied head multiplies by what is looked up
