@@ -29,6 +29,7 @@ def arguments(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--live", action="store_true", help="show the canvas while it is denoised")
     sample.add_argument("--delay", type=float, help="with --live: seconds that each state is shown")
     sample.add_argument("--trace", metavar="FILE", help="every state as data; `hybrid report FILE --out DIR` plays it")
+    sample.add_argument("--compile", action="store_true", help="compile first: a minute or two that many prompts repay")
     sample.add_argument("--batch", type=int, default=64, help="prompts answered together")
     sample.add_argument("--devices", type=int, default=1, help="processes that share the prompts")
     sample.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda:N")
@@ -56,6 +57,8 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     budget = Budget(options.steps, options.tokens, options.forwards, options.ms, options.effort)
     prompts = read_prompts(options.prompt, options.file, options.paragraphs)
     reasoner, _ = load_reasoner(options.run, experiment)
+    if options.compile:
+        reasoner.compile_sampling()
     drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature)
     line = as_json if options.json else as_text
     several = {"drafts": options.drafts, "choose": options.choose}

@@ -5,9 +5,11 @@ losses = reasoner.losses(batch)                      # totals and counts, ready 
 results = reasoner.reason(["12*34"], Budget(steps=8))  # sketch, answer, and what was spent
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +68,11 @@ class Reasoner(nn.Module):
         self.bridge = model.bridge.module(self.networks)
         self.answering = Answering(model, self.networks, tokenizer, self.bridge)
 
+    def compile_sampling(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile drafting and answering, for many calls: see `Network.compile_sampling`."""
+        for network in {id(n): n for n in (self.networks.decoder, self.networks.drafter) if n is not None}.values():
+            network.compile_sampling(backend)
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -84,8 +91,8 @@ class Reasoner(nn.Module):
         noise: keyed by the examples; default: seed 0. t: diffusion times in (0, 1], stratified over the batch.
         feed: which sketch the decoder reads; drafter: with which costs; default: the model's own.
         """
-        self._check_room(batch.prompts)
-        batch = replace(batch, answer_room=self.config.answer_room)
+        self._check_room(batch.prompts, self.config.max_answer)
+        batch = dataclasses.replace(batch, answer_room=self.config.answer_room)
         noise = noise or Noise(0, batch.prompts.keys)
         if t is None:
             slots = torch.arange(len(batch), device=self.device)
@@ -115,16 +122,16 @@ class Reasoner(nn.Module):
             positions=extra + len(batch) * self._width(drafting, decoding),
         )
 
-    def _check_room(self, prompts: Prompts) -> None:
+    def _check_room(self, prompts: Prompts, max_answer: int) -> None:
         """Refuse prompts that leave no room for canvas and answer, and their markers, in the network's positions."""
         for network, own in ((self.networks.drafter, prompts), (self.networks.decoder, prompts.as_read)):
             if network is None or network.room is None:
                 continue
-            room = network.room - self.config.canvas - self.config.max_answer - 2
+            room = network.room - self.config.canvas - max_answer - 2
             if own.tokens.shape[1] > room:
                 raise ValueError(
                     f"prompt of {own.tokens.shape[1]} tokens: at most {room} of the network's {network.room} positions "
-                    f"are left beside canvas = {self.config.canvas} and max_answer = {self.config.max_answer}"
+                    f"are left beside canvas = {self.config.canvas} and max_answer = {max_answer}"
                 )
 
     def loss(self, losses: Losses) -> Float[Tensor, ""]:
@@ -180,6 +187,7 @@ class Reasoner(nn.Module):
         agree: Callable[[bool], bool] = bool,
         answer: str | None = None,
         answer_temperature: float = 0.0,
+        max_answer: int | None = None,
     ) -> list[Reasoned]:
         """Draft a sketch within the budget, then answer. One result per prompt, in order.
 
@@ -187,7 +195,8 @@ class Reasoner(nn.Module):
         or `other` sketches). seed: draws are a function of it and of each prompt. drafts: sketches per prompt, all in
         one batch, each of which is answered; choose: whose answer is taken. watch: sees every state of the rows that
         draft. clock: in seconds; the first budget in milliseconds for a batch of some shape times that shape first.
-        agree: whether all ranks are done when this one is, where their networks share weights.
+        agree: whether all ranks are done when this one is, where their networks share weights. max_answer: answer
+        tokens at most, instead of the model's.
         answer: decode, verify or canvas (see `how_of`); None: verify where the canvas holds an answer, else decode.
             Rows without a draft are decoded. answer_temperature: of the decoder's draws; 0: greedy.
 
@@ -197,8 +206,12 @@ class Reasoner(nn.Module):
         """
         if not isinstance(prompts, Prompts):
             prompts = collate_prompts(prompts, self.tokenizer)
-        self._check_room(prompts)
-        return self.answering.reason(
+        answering = self.answering
+        if max_answer is not None:
+            model = dataclasses.replace(self.config, max_answer=max_answer)
+            answering = dataclasses.replace(answering, model=model, timings={})
+        self._check_room(prompts, answering.model.max_answer)
+        return answering.reason(
             prompts.to(self.device), budget or Budget(), drafter or self.config.drafter,
             seed=seed, gold=gold, other=other, drafts=drafts, choose=choose, watch=watch, clock=clock,
             agree=agree, answer=answer, answer_temperature=answer_temperature,

@@ -39,6 +39,7 @@ class Recurrent(Network):
     """
 
     can_denoise: ClassVar[bool] = False
+    can_compile: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         nn.Module.__init__(self)
