@@ -247,7 +247,7 @@ def test_answers_are_cut_and_draws_come_from_a_generator():
         ({"policy": "margin", "threshold": 0.5}, "unknown key policy.threshold"),
         ({"max_new_tokens": 0}, "max_answer=0"),
     ],
-    ids=str,
+    ids=["steps", "policy", "length", "seed", "threshold", "answer"],
 )
 def test_two_names_of_one_thing_are_refused(names, said):
     with pytest.raises(ValueError, match=said):

@@ -114,7 +114,7 @@ def test_loading_refuses_what_is_not_ours(tmp_path):
 
 
 def test_kinds():
-    assert names(TokenizerConfig) == ["byte_pair", "character", "pretrained"]
+    assert names(TokenizerConfig) == ["byte_pair", "character", "pretrained", "two"]
     assert look_up(TokenizerConfig, "character") is Character
 
 
