@@ -119,17 +119,14 @@ def portable(text: str) -> str:
 
 
 def planned(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
-    """The plan's runs of those tasks, methods and seeds (none given: all), and then whatever else they combine to."""
+    """The plan's runs; of some tasks, methods or seeds, in the order they are named, and first those of the plan."""
     listed = [Run(t, m, s) for ts, ms, ss in PLAN for s in ss for t in ts for m in ms]
-    for run in listed:
-        if (
-            run.task in (tasks or [run.task])
-            and run.method in (methods or METHODS)
-            and run.seed in (seeds or [run.seed])
-        ):
-            yield run
+    for wanted, name in ((seeds, "seed"), (tasks, "task"), (methods, "method")):
+        if wanted:
+            listed = [run for value in wanted for run in listed if getattr(run, name) == value]
+    yield from listed
     if tasks and methods:
-        asked = [Run(t, m, s) for s in seeds or (0,) for t in tasks for m in methods]
+        asked = [Run(t, m, s) for m in methods for t in tasks for s in seeds or (0,)]
         yield from (run for run in asked if run not in listed)
 
 
