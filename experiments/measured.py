@@ -37,12 +37,12 @@ frontier_run = _module("frontier_run", HERE / "frontier" / "run.py")
 
 @dataclass(frozen=True)
 class Measured:
-    """What is stored of one run."""
+    """What is stored of one run. latency: None where it is not measured."""
 
     seed: int
     valid: Frontier
     test: Frontier
-    latency: Frontier
+    latency: Frontier | None
     curve: Path
 
 
@@ -66,8 +66,8 @@ def measured(results: Path) -> dict[tuple[str, str], list[Measured]]:
         seed = int(folder.name.removeprefix("seed_"))
         run = frontier_run.Run(task, method, seed)
         files = {name: folder / f"{name}.json" for name in frontier_run.EVALUATIONS}
-        if all(file.is_file() for file in files.values()):
-            kept = {name: checked(file, run) for name, file in files.items()}
+        kept = {name: checked(file, run) if file.is_file() else None for name, file in files.items()}
+        if kept["valid"] and kept["test"]:
             found.setdefault((task, method), []).append(Measured(seed, **kept, curve=folder / "curve.csv"))
     return found
 
@@ -127,7 +127,8 @@ class Entry:
 
     def plain(self) -> dict[str, Any]:
         tests = rows_of([run.test for run in self.runs], self.way)
-        timed = rows_of([run.latency for run in self.runs], self.way)
+        measured = [run.latency for run in self.runs if run.latency is not None]
+        timed = rows_of(measured, self.way) if len(measured) == len(self.runs) else []
         n = sum(row.examples for row in tests)
         right = sum(getattr(row, self.figure) * row.examples for row in tests)
         low, high = wilson(right, n)

@@ -15,8 +15,8 @@ NOT_RUN = "not run"
 def steps_table(found: dict[tuple[str, str], list[Measured]]) -> str:
     """How many denoising steps fit in each share of the chain's forwards.
 
-    A hybrid spends its steps, one forward that reads the sketch, and one for each token of the answer; where the answer
-    is drafted too and verified in one forward, its steps and two.
+    A hybrid spends its steps and one for each token of the answer; where the answer is drafted too and verified in one
+    forward, its steps and one.
     """
     shares = [ratio for ratio in RATIOS.values() if ratio < 1]
     heads = ["task", "sketch", "answer", "chain's forwards", *(f"{share:g}" for share in shares)]
@@ -28,7 +28,7 @@ def steps_table(found: dict[tuple[str, str], list[Measured]]) -> str:
             lines.append([task, *[NOT_RUN] * (len(heads) - 1)])
             continue
         sketch, answer, chain = (mean(rows, n) or 0.0 for n in ("gold_length", "answer_tokens", "sequential_forwards"))
-        allowed = [int(share * chain - own) for own in (answer + 1, 2.0) for share in shares]
+        allowed = [int(share * chain - own) for own in (answer, 1.0) for share in shares]
         numbers = [f"{x:.1f}" for x in (sketch, answer, chain)]
         lines.append([task, *numbers, *(str(n) if n > 0 else "–" for n in allowed)])
     return markdown(heads, lines)
@@ -69,15 +69,18 @@ def _line(entry: Entry, chain: float | None) -> list[str]:
 
 def learning_table(results: Path) -> str:
     """Variants of one task: how many steps their positions were, the bound on validation, accuracy by budget."""
-    lines, heads = [], ["variant", "steps", "million positions", "bound, nats per token"]
+    lines, heads = [], ["variant", "steps", "million positions", "sketch bound", "answer, gold sketch"]
     runs = {folder.name: read(folder / "frontier.json") for folder in results.glob("*") if folder.is_dir()}
     budgets = sorted({row.steps for run in runs.values() for row in run.rows if row.steps is not None})
     for name, run in runs.items():
         with open(results / name / "curve.csv", encoding="utf-8", newline="") as file:
             last = [row for row in csv.DictReader(file) if row.get("valid/bound")][-1]
         found = {row.steps: f"{100 * row.accuracy:.1f}" for row in run.rows if row.method == "hybrid"}
-        line = [name, last["step"], f"{float(last['valid/positions']) / 1e6:.1f}", f"{float(last['valid/bound']):.3f}"]
+        costs = [f"{float(last[f'valid/{part}']):.3f}" for part in ("bound", "answer_gold")]
+        line = [name, last["step"], f"{float(last['valid/positions']) / 1e6:.1f}", *costs]
         lines.append([*line, *(found.get(budget, "–") for budget in budgets)])
+    if not lines:
+        return "**Not run.**"
     lines.sort(key=lambda line: (line[0] != "recipe", float(line[3])))
     return markdown([*heads, *(f"{budget} steps" for budget in budgets)], lines)
 
@@ -93,7 +96,7 @@ def corrupted_table(results: Path) -> str:
             found = {row.setting: f"{100 * row.accuracy:.1f}" for row in run.rows if row.method == name}
             what = name.removeprefix("gold, ").removesuffix(" corrupted")
             lines.append([run.task, what, *(found.get(count, "–") for count in counts)])
-    return markdown([*heads, *counts], lines)
+    return markdown([*heads, *counts], lines) if lines else "**Not run.**"
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -90,11 +90,11 @@ def test_seeds_are_averaged_before_anything_is_chosen(tmp_path):
 
 
 def test_steps_that_fit_in_a_share_of_the_chain(tmp_path):
-    """A chain of 10 + 3: half is 6.5, less 3 for the answer and 1 for the sketch leaves 2; a verified answer 4."""
+    """A chain of 10 + 3: half is 6.5, less 3 for the answer leaves 3 steps; with a verified answer 5."""
     stored(tmp_path, "mult_3x3", "chain", 0, [row("chain", 0.9, 13.0)], [row("chain", 0.8, 13.0)])
     heads, _, line = tables.steps_table(measured.measured(tmp_path)).splitlines()
     assert heads.startswith("| task | sketch | answer | chain's forwards | 0.5 | 0.25 | 0.125 |")
-    assert line == "| mult_3x3 | 10.0 | 3.0 | 13.0 | 2 | – | – | 4 | 1 | – |"
+    assert line == "| mult_3x3 | 10.0 | 3.0 | 13.0 | 3 | – | – | 5 | 2 | – |"
 
 
 def test_results_of_another_schema_or_config_are_refused_in_one_line(tmp_path, capsys):

@@ -26,6 +26,8 @@ variant() { # name, overrides...
 
 for task in "${tasks[@]}"; do
   variant recipe
+  variant gold_feed "model.feed={kind: mixture, gold: 0.9, none: 0.1, drafted: 0, partial: 0, corrupted: 0}"
+  variant answer_counts_4 model.answer_weight=4
   variant small_initialisation model.backbone.initial_scale=0.02
   variant unshifted model.drafter.shift=false
   variant no_next_token model.drafter.next_token=0
@@ -37,5 +39,5 @@ for task in "${tasks[@]}"; do
   variant average train.ema=0.99
   variant blocks_4 model.drafter.attention_block=4
   variant twice_the_rate "train.learning_rate=$([ $task = quickstart ] && echo 0.012 || echo 0.004)"
-  variant three_times_longer "train.positions=$((3 * positions[$task]))"
+  variant twice_as_long "train.positions=$((2 * positions[$task]))"
 done
