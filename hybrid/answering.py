@@ -1,7 +1,6 @@
 """Answering prompts within a budget: draft a sketch, read it, write the answer, count it all."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
@@ -18,13 +17,14 @@ from hybrid.diffusion.noise import Noise
 from hybrid.drafters import Drafted, Drafter, Request, finish
 from hybrid.drafters.controls import NoSketch
 from hybrid.model import Model
-from hybrid.nets.decode import write
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Memory, prompt_segment
 from hybrid.nets.pairing import Pairing
+from hybrid.nets.verify import Verified
 from hybrid.pace import Timing, Trial, calibrate
 from hybrid.records import Prompts, Reasoned, Spent
 from hybrid.tasks.tokenizer import Tokenizer
+from hybrid.writing import Writing, how_of, log_of, read_off
 
 Watch = Callable[[State], None]
 
@@ -54,20 +54,31 @@ class Answering:
         watch: Watch | None,
         clock: Callable[[], float],
         agree: Callable[[bool], bool] = bool,
+        answer: str | None = None,
+        answer_temperature: float = 0.0,
     ) -> list[Reasoned]:
         """See `Reasoner.reason`."""
-        began = clock()
-        check_drafts(drafts, choose, drafter)
-        request = Request(prompts, self.model.canvas, self.tokenizer.special, gold, other, agree=agree)
-        plan, told = self._plan(budget, drafter, len(prompts)), budget.explicit()
+        began, room = clock(), self.model.answer_room
+        writing = Writing(how_of(answer, room, drafter, self.networks.decoder), answer_temperature)
+        check_drafts(drafts, choose, drafter, answer_temperature)
+        request = Request(
+            prompts, self.model.canvas, self.tokenizer.special, gold, other, agree=agree, answer_room=room
+        )
+        plan, told, least = self._plan(budget, drafter, len(prompts), writing), budget.explicit(), self._least(drafter)
+        if writing.how == "canvas" and not all(plan.steps):
+            raise ValueError(
+                f"answer='canvas': this budget leaves row {plan.steps.index(0)} no step, so that there is no canvas to "
+                f"read; {least} or more are needed"
+            )
         if budget.ms is not None and drafter.steps_matter and any(plan.steps):
-            timing, began = self._timing(request, drafter, plan, drafts, began, clock)
+            timing, began = self._timing(request, drafter, plan, drafts, began, clock, writing)
             ends = began + budget.ms / 1e3 - timing.answer
             fit = int((ends - clock() - timing.before) / timing.step)
-            plan = plan.at_most(fit if fit >= drafter.least_steps(self.model.canvas) else 0)
+            too_few = least if writing.how == "canvas" else 0  # without a step there is a decoded answer, or none
+            plan = plan.at_most(fit if fit >= least else too_few)
             request = replace(request, pace=Deadline(ends, timing.step, clock).steps_left)
             if not any(plan.steps):
-                needed = 1e3 * (timing.before + timing.step * drafter.least_steps(self.model.canvas) + timing.answer)
+                needed = 1e3 * (timing.before + timing.step * least + timing.answer)
                 told["note"] = f"ms={budget.ms:g}: a sketch and its answer take {needed:.1f} ms; answered without one"
         results: dict[int, Reasoned] = {}
         # Rows without a sketch are answered apart, so that they cost what they would alone.
@@ -80,10 +91,10 @@ class Answering:
             rows = [r for r in some for _ in range(copies)]
             index = torch.tensor(rows, device=prompts.keys.device)
             noise = Noise(seed, prompts.keys[index]).copies(torch.arange(len(rows), device=index.device) % copies)
-            own = plan.select(rows)
-            found = self.answer(
-                request.select(index), own, drafter if any(own.steps) else NoSketch(), noise, watch, clock
-            )
+            own, by = plan.select(rows), (drafter, writing)
+            if not any(own.steps):
+                by = NoSketch(), replace(writing, how="decode")
+            found = self.answer(request.select(index), own, by[0], noise, watch, clock, by[1])
             for i, row in enumerate(some):
                 results[row] = chosen(found[i * copies : (i + 1) * copies], choose)
         seconds = (clock() - began) / len(prompts)
@@ -92,25 +103,32 @@ class Answering:
             for _, r in sorted(results.items())
         ]
 
-    def _plan(self, budget: Budget, drafter: Drafter, rows: int) -> Plan:
+    def _least(self, drafter: Drafter) -> int:
+        """Fewest steps for the canvas, other than none."""
+        return drafter.least_steps(self.model.positions if drafter.proposes else self.model.canvas)
+
+    def _plan(self, budget: Budget, drafter: Drafter, rows: int, writing: Writing) -> Plan:
         """Steps and tokens of each row. Forwards buy steps, or tokens where a drafter writes them one by one."""
         return Plan.of(
             budget, rows, self.model.canvas,
-            fixed=drafter.forwards_before + self.model.max_answer,
+            more=self.model.answer_room if drafter.proposes else 0,
+            fixed=drafter.forwards_before + writing.forwards(self.model.max_answer),
             per_step=drafter.forwards_per_step,
-            least=drafter.least_steps(self.model.canvas),
+            least=self._least(drafter),
             counts="steps" if drafter.steps_matter or not drafter.learns else "tokens",
         )  # fmt: skip
 
     def _timing(
-        self, request: Request, drafter: Drafter, plan: Plan, drafts: int, began: float, clock: Callable[[], float]
-    ) -> tuple[Timing, float]:
+        self, request: Request, drafter: Drafter, plan: Plan, drafts: int, began: float, clock: Callable[[], float],
+        writing: Writing,
+    ) -> tuple[Timing, float]:  # fmt: skip
         """How long the parts of a call of this shape take, and when the call began: after it was timed, if it was."""
         shape = (
             len(request.prompts) * drafts,
             request.prompts.tokens.shape[1],
             type(drafter),
             drafter.forwards_per_step,
+            writing.how,
         )
         if shape in self.timings:
             return self.timings[shape], began
@@ -119,12 +137,13 @@ class Answering:
 
         def call(steps: int) -> Trial:
             trial = Plan((steps,) * len(rows), (self.model.canvas,) * len(rows))
-            found = self.answer(several, trial, drafter, Noise(0, several.prompts.keys), clock=clock)
+            found = self.answer(several, trial, drafter, Noise(0, several.prompts.keys), None, clock, writing)
             draft, answer = (sum(r.timing[part] for r in found) for part in ("draft", "answer"))
             return Trial(draft, answer, max(r.spent["decoder_forwards"] for r in found))
 
-        steps = max(min(max(plan.steps), 8), drafter.least_steps(self.model.canvas))
-        self.timings[shape] = calibrate(call, steps, drafter.least_steps(self.model.canvas), self.model.max_answer)
+        least = self._least(drafter)
+        steps = max(min(max(plan.steps), 8), least)
+        self.timings[shape] = calibrate(call, steps, least, writing.forwards(self.model.max_answer))
         return self.timings[shape], clock()
 
     def answer(
@@ -133,8 +152,9 @@ class Answering:
         plan: Plan,
         drafter: Drafter,
         noise: Noise,
-        watch: Watch | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        watch: Watch | None,
+        clock: Callable[[], float],
+        writing: Writing,
     ) -> list[Reasoned]:
         """One batch whose rows all draft, or none."""
         began = clock()
@@ -145,25 +165,23 @@ class Answering:
         drafting = drafter.draft(self.networks.drafter, request, Budget(plan.steps), noise, spent)
         drafted = finish(drafting, watch)
         drafted_at = clock()
-        written = write(
-            self.networks.decoder,
-            *self._prefix(prompts, drafted, spent),
-            self.model.max_answer,
-            end_id=special.end,
-            pad_id=special.pad,
-            banned=special.never_written,
-            spent=spent,
-            part="decoder",
-            agree=request.agree,
-        )
-        holes = (drafted.sketch == special.mask).any(-1)
+        reader = self.tokenizer.reader
+        if writing.how == "canvas":
+            written = read_off(drafted, special)
+        else:
+            written = writing.written(
+                self.networks.decoder, *self._prefix(prompts, drafted, spent), drafted, self.model.max_answer,
+                special=reader.special, noise=noise, spent=spent, agree=request.agree,
+            )  # fmt: skip
+        holes = (drafted.sketch == special.mask).any(-1) | (written.tokens == reader.special.mask).any(-1)
         read = self.model.bridge.segment(drafted.sketch, prompts.keep.sum(-1), special)
         spent.sketch_tokens += read.keep[:, 1:].sum(-1).cpu()
         spent.answer_tokens += written.keep.sum(-1).cpu()
-        ended = (written.tokens == special.end).any(-1)
-        answer_logp = torch.where(written.keep, written.confidence, 1.0).log().sum(-1).tolist()
-        sketch_logp = _mean_log(drafted)
-        counted = {f.name: getattr(spent, f.name) for f in fields(spent) if f.name != "seconds"}
+        if isinstance(written, Verified):
+            spent.accepted_tokens += written.accepted.cpu()
+        ended = (written.tokens == reader.special.end).any(-1)
+        answer_logp, sketch_logp = log_of(written).tolist(), _mean_log(drafted)
+        counted = {f.name: getattr(spent, f.name) for f in fields(spent) if not f.kw_only}
         shares = {
             "draft": (drafted_at - began) / len(prompts),
             "answer": (clock() - drafted_at) / len(prompts),
@@ -171,7 +189,7 @@ class Answering:
         return [
             Reasoned(
                 sketch=self.tokenizer.decode(drafted.sketch[row].tolist()),
-                answer=self.tokenizer.decode(written.tokens[row].tolist()),
+                answer=reader.decode(written.tokens[row].tolist()),
                 sketch_tokens=drafted.sketch[row].tolist(),
                 answer_tokens=written.tokens[row].tolist(),
                 allowed={"steps": plan.steps[row], "tokens": plan.tokens[row], "max_answer": self.model.max_answer},
@@ -180,31 +198,48 @@ class Answering:
                 complete=bool(ended[row] & ~holes[row]),
                 answer_logp=answer_logp[row],
                 sketch_logp=None if sketch_logp is None else float(sketch_logp[row]),
+                answer_by=writing.how,
             )
             for row in range(len(prompts))
         ]
 
+    def sketch(self, prompts: Prompts, canvas: Int[Tensor, "b l"]) -> Segment:
+        """The canvas behind the prompt, as text that the decoder reads.
+
+        Raises:
+            ValueError: it is so much longer in the decoder's vocabulary that no room is left for the answer.
+        """
+        own, read = prompts.as_read, self.tokenizer.read(canvas)
+        if (room := self.networks.decoder.room) is not None:
+            left = room - own.tokens.shape[1] - self.model.max_answer - 2
+            if read.shape[1] > left:
+                raise ValueError(
+                    f"a sketch of {read.shape[1]} tokens in the decoder's vocabulary: {left} of its {room} positions "
+                    f"are left beside a prompt of {own.tokens.shape[1]} and max_answer = {self.model.max_answer}"
+                )
+        return self.model.bridge.segment(read, own.keep.sum(-1), self.tokenizer.reader.special)
+
     def _prefix(self, prompts: Prompts, drafted: Drafted, spent: Spent) -> tuple[list[Segment], Memory | None]:
         """What the decoder must still read before it answers, and the memory it may start from."""
-        start = prompts.keep.sum(-1)
+        special = self.tokenizer.reader.special
         memory = drafted.memory if self.networks.is_shared else None
         if memory is not None and drafted.holds_sketch:
             # Only the last token written is not in memory yet: the end token, or what a full canvas cut off.
-            count = (drafted.sketch != self.tokenizer.special.pad).sum(-1, keepdim=True)
+            count = (drafted.sketch != special.pad).sum(-1, keepdim=True)
             last = drafted.sketch.gather(1, (count - 1).clamp(min=0))
             keep = torch.ones_like(last, dtype=torch.bool)
             sketch = Segment("sketch", last, keep, memory.next_position[:, None], is_causal=True)
             end = memory.next_position + 1
         else:
-            sketch = self.model.bridge.segment(drafted.sketch, start, self.tokenizer.special)
-            end = start + sketch.keep.sum(-1)
+            sketch = self.sketch(prompts, drafted.sketch)
+            end = prompts.as_read.keep.sum(-1) + sketch.keep.sum(-1)
             if self.bridge is not None and sketch.keep.any():
                 sketch = self.bridge(self.networks, prompts, sketch, drafted.memory, spent)
-        marker = torch.full_like(end[:, None], self.tokenizer.special.answer)
+        marker = torch.full_like(end[:, None], special.answer)
         keep = torch.ones_like(marker, dtype=torch.bool)
         answer = Segment("answer", marker, keep, end[:, None], is_causal=True, sees=("prompt", "sketch"))
         read = [sketch, answer] if sketch.keep.any() else [answer]
-        return (read if memory is not None else [prompt_segment(prompts), *read]), memory
+        return (read if memory is not None else [prompt_segment(prompts.as_read), *read]), memory
 
 
 def _mean_log(drafted: Drafted) -> Float[Tensor, "b"] | None:

@@ -11,8 +11,8 @@ from hybrid.records import Reasoned
 Choice = Literal["vote", "likelihood", "confidence"]
 
 
-def check_drafts(drafts: int, choose: str, drafter: Drafter) -> None:
-    """Refuse what no choice can be made of.
+def check_drafts(drafts: int, choose: str, drafter: Drafter, answer_temperature: float = 0.0) -> None:
+    """Refuse what no choice can be made of. Answers differ where drafts do, or where the decoder draws.
 
     Raises:
         ValueError: no drafts, an unknown choice, or drafts that must come out alike.
@@ -21,7 +21,7 @@ def check_drafts(drafts: int, choose: str, drafter: Drafter) -> None:
         raise ValueError(f"drafts={drafts!r}: must be a whole number, 1 or more")
     if choose not in get_args(Choice):
         raise ValueError(f"choose={choose!r}: must be one of {', '.join(get_args(Choice))}")
-    if drafts > 1 and not drafter.draws:
+    if drafts > 1 and not drafter.draws and not answer_temperature:
         raise ValueError(
             f"drafts={drafts}: this drafter draws nothing by chance, so they would be one and the same; "
             "give a temperature above 0, or a policy such as random"
@@ -45,4 +45,5 @@ def chosen(drafts: Sequence[Reasoned], choose: Choice) -> Reasoned:
         best = max(drafts, key=lambda d: float("-inf") if d.sketch_logp is None else d.sketch_logp)
     spent = {name: sum(d.spent[name] for d in drafts) for name in best.spent}
     spent["sequential_forwards"] = max(d.spent["sequential_forwards"] for d in drafts)
-    return replace(best, spent=spent, drafts=tuple(drafts))
+    timing = {name: sum(d.timing[name] for d in drafts) for name in best.timing}
+    return replace(best, spent=spent, timing=timing, drafts=tuple(drafts))

@@ -99,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch", type=int, help="examples answered together; 1 measures latency")
     evaluate.add_argument("--drafts", type=int, help="sketches per prompt, one answer chosen; needs a --temperature")
     evaluate.add_argument("--temperature", type=float, help="of the sketch's draws; 0: greedy")
+    evaluate.add_argument("--answers", help="of decode,verify,canvas; the last two where the canvas holds the answer")
     evaluate.add_argument("--devices", type=int, default=1, help="processes that share the examples")
+    evaluate.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda:N")
     evaluate.add_argument("--out", help="folder for the frontier files; default: the run folder")
     evaluate.add_argument("--no-progress", action="store_true", help="no progress bar")
 
@@ -184,11 +186,11 @@ def _evaluate(options: Any) -> int | None:
     from hybrid.build import plain
     from hybrid.evaluate import evaluate, ways
     from hybrid.experiment import is_run, load_reasoner
-    from hybrid.shard import joined
+    from hybrid.shard import joined, own_device
 
     if not is_run(options.run):
         raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
-    lists = {"steps": options.steps, "policies": options.policies, "controls": options.controls}
+    lists = {k: getattr(options, k) for k in ("steps", "policies", "controls", "answers")}
     extra = [f"evaluate.{k}=[{v}]" for k, v in lists.items() if v is not None]
     extra += [
         f"evaluate.{k}={v}"
@@ -202,6 +204,7 @@ def _evaluate(options: Any) -> int | None:
     if (status := _started(options)) is not None:
         return status
     with joined(experiment.train.timeout) as shard:
+        reasoner.to(own_device(options.device))
         frontier = evaluate(
             reasoner, experiment.task, examples, experiment.evaluate, name=experiment.title, seed=experiment.seed,
             training_positions=float(trained["positions"]), progress=not options.no_progress, shard=shard,

@@ -22,13 +22,17 @@ def arguments(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--policy", help="which positions a step commits, such as confidence or threshold")
     sample.add_argument("--threshold", type=float, help="of the threshold policy, 0 to 1")
     sample.add_argument("--temperature", type=float, help="0: greedy (the default)")
+    sample.add_argument("--answer", help="decode, verify or canvas; default: verify where the canvas holds an answer")
+    sample.add_argument("--answer-temperature", type=float, default=0.0, help="of the decoder's draws; 0: greedy")
     sample.add_argument("--seed", type=int, default=0, help="of the draws")
     sample.add_argument("--json", action="store_true", help="one JSON object per prompt")
     sample.add_argument("--live", action="store_true", help="show the canvas while it is denoised")
     sample.add_argument("--delay", type=float, help="with --live: seconds that each state is shown")
     sample.add_argument("--trace", metavar="FILE", help="every state as data; `hybrid report FILE --out DIR` plays it")
+    sample.add_argument("--compile", action="store_true", help="compile first: a minute or two that many prompts repay")
     sample.add_argument("--batch", type=int, default=64, help="prompts answered together")
     sample.add_argument("--devices", type=int, default=1, help="processes that share the prompts")
+    sample.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda:N")
     sample.add_argument("--out", help="file for the results; default: standard output")
 
 
@@ -48,17 +52,22 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     from hybrid.experiment import load_reasoner
     from hybrid.live import reason as seen
     from hybrid.sample import answers, as_json, as_text, chosen, read_prompts, whole
-    from hybrid.shard import joined
+    from hybrid.shard import joined, own_device
 
     budget = Budget(options.steps, options.tokens, options.forwards, options.ms, options.effort)
     prompts = read_prompts(options.prompt, options.file, options.paragraphs)
     reasoner, _ = load_reasoner(options.run, experiment)
+    if options.compile:
+        reasoner.compile_sampling()
     drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature)
     line = as_json if options.json else as_text
     several = {"drafts": options.drafts, "choose": options.choose}
+    several |= {"answer": options.answer, "answer_temperature": options.answer_temperature}
+    device = own_device(options.device)
     if options.live or options.trace or options.delay is not None:
         if options.devices > 1 or options.out:
             raise ValueError("--live and --trace are for one process and standard output: leave --devices and --out")
+        reasoner.to(device)
         results = seen(
             reasoner, prompts, budget, drafter=drafter, seed=options.seed, out=sys.stdout, task=experiment.title,
             live=options.live, delay=options.delay, trace=options.trace, **several,
@@ -71,6 +80,7 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     if (status := started(options)) is not None:
         return status
     with joined(experiment.train.timeout) as shard:
+        reasoner.to(device)
         found = answers(
             reasoner, prompts, budget, drafter, seed=options.seed, batch=options.batch, shard=shard, **several,
             progress=options.out is not None and sys.stderr.isatty(),

@@ -28,11 +28,13 @@ def add_commands(command: Command, overrides: dict[str, Any]) -> None:
     harness.add_argument("--tasks", required=True, help="names, such as gsm8k,arc_easy")
     harness.add_argument("--include", metavar="DIR", help="folder of task files of your own; only these are known then")
     harness.add_argument("--steps", type=int, help="denoising steps; default: one per canvas position")
+    harness.add_argument("--gen-kwargs", metavar="KEY=VALUE,...", help="over the tasks' own, such as policy=margin")
     harness.add_argument("--join", default="{answer}", help="text that is scored, of {sketch} and {answer}")
     harness.add_argument("--score", default="bound", help="log-likelihood: bound (of a sketch) or answer")
     harness.add_argument("--samples", type=int, default=32, help="masks per bound")
     harness.add_argument("--limit", type=int, help="only the first so many rows of each task")
     harness.add_argument("--batch", type=int, default=32, help="rows answered together")
+    harness.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda:N")
     harness.add_argument("--out", help="file for the harness's results as JSON")
 
 
@@ -63,6 +65,7 @@ def _export(options: Any) -> None:
 def _harness(options: Any) -> None:
     from hybrid.config import add_fork_path
     from hybrid.experiment import is_run
+    from hybrid.shard import own_device
 
     try:
         from hybrid.harness import HybridLM, run_tasks
@@ -71,8 +74,14 @@ def _harness(options: Any) -> None:
     if not is_run(options.run):
         raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
     add_fork_path(options.run)
-    model = HybridLM(options.run, options.steps, options.join, options.score, options.samples, batch_size=options.batch)
-    results = run_tasks(model, options.tasks.split(","), include=options.include, limit=options.limit)
+    device = str(own_device(options.device))
+    model = HybridLM(
+        options.run, options.steps, options.join, options.score, options.samples, batch_size=options.batch,
+        device=device,
+    )  # fmt: skip
+    results = run_tasks(
+        model, options.tasks.split(","), include=options.include, limit=options.limit, options=options.gen_kwargs
+    )
     for task, figures in results["results"].items():
         shown = {k: v for k, v in figures.items() if isinstance(v, float) and "stderr" not in k}
         print(f"{task}: " + ", ".join(f"{name.partition(',')[0]} {value:.4f}" for name, value in shown.items()))

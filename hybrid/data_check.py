@@ -1,6 +1,5 @@
 """What `hybrid check-data` says of an experiment's data before anything is trained on it."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -27,7 +26,7 @@ def check_data(experiment: Experiment, samples: int = 2) -> Report:
     """
     report, tokenizer = Report(), experiment.make_tokenizer()
     model = experiment.model
-    room = _positions(experiment, len(tokenizer))
+    room = _positions(experiment, tokenizer)
     limits = {"prompt": None if room is None else room - model.canvas - model.max_answer - 2}
     limits |= {"sketch": model.canvas, "answer": model.max_answer}
     keys: dict[str, set[int]] = {}
@@ -51,10 +50,11 @@ def check_data(experiment: Experiment, samples: int = 2) -> Report:
     return report
 
 
-def _positions(experiment: Experiment, vocabulary: int) -> int | None:
+def _positions(experiment: Experiment, tokenizer: Tokenizer) -> int | None:
     """Positions of the smaller network, a checkpoint's read from its config.json alone."""
     found = []
-    for backbone in (experiment.model.backbone, experiment.model.drafter_backbone):
+    model = experiment.model
+    for backbone, vocabulary in ((model.backbone, len(tokenizer.reader)), (model.drafter_backbone, len(tokenizer))):
         if backbone is not None:
             kept = backbone.architecture(vocabulary)
             if kept is None:
@@ -69,20 +69,20 @@ def _lengths(
 ) -> None:
     """Tokens of each part, end token included, and which tokens of the vocabulary occur."""
     counts: dict[str, list[int]] = {part: [] for part in limits}
-    used: Counter[int] = Counter()
+    reader, used = tokenizer.reader, set[tuple[bool, int]]()
     unknown: list[str] = []
     for row in rows:
         try:
-            parts = {"prompt": tokenizer.encode_prompt(row.prompt)}
-            parts |= {
-                part: [*tokenizer.encode(getattr(row, part)), tokenizer.special.end] for part in ("sketch", "answer")
-            }
+            prompts = [own.encode_prompt(row.prompt) for own in (tokenizer, reader)]
+            sketch = [*tokenizer.encode(row.sketch), tokenizer.special.end]
+            answer = [*reader.encode(row.answer), reader.special.end]
         except ValueError as error:
             unknown.append(str(error))
             continue
-        for part, ids in parts.items():
+        for part, ids in (("prompt", max(prompts, key=len)), ("sketch", sketch), ("answer", answer)):
             counts[part].append(len(ids))
-            used.update(ids)
+        used |= {(True, i) for i in (*prompts[0], *sketch)}
+        used |= {(reader is tokenizer, i) for i in (*prompts[1], *answer)}
     if unknown:
         report.faults.append(f"{name}: {len(unknown):,} rows cannot be written: {unknown[0]}")
     for part, limit in limits.items():
@@ -97,7 +97,8 @@ def _lengths(
             plural = "sketches" if part == "sketch" else f"{part}s"
             said = f"{over:,} of {len(lengths):,} {plural} need more than {key} = {limit}: {most} tokens"
             report.faults.append(f"{name}: {said}")
-    report.lines.append(f"  vocabulary: {len(used):,} of {len(tokenizer):,} tokens occur")
+    size = len(tokenizer) + (0 if reader is tokenizer else len(reader))
+    report.lines.append(f"  vocabulary: {len(used):,} of {size:,} tokens occur")
 
 
 def _conflicts(name: str, rows: Sequence[Example], report: Report) -> None:
@@ -109,15 +110,17 @@ def _conflicts(name: str, rows: Sequence[Example], report: Report) -> None:
 
 
 def _seen(row: Example, tokenizer: Tokenizer) -> str:
-    """The row as the networks read it, token by token."""
-    special = tokenizer.special
+    """The row as the networks read it, token by token: in the drafter's vocabulary and, where it is another, in the
+    decoder's, which alone has the answer.
+    """
+    told = []
+    for own in dict.fromkeys((tokenizer, tokenizer.reader)):
 
-    def pieces(ids: list[int]) -> str:
-        return " ".join(repr(tokenizer.decode([i]))[1:-1] or tokenizer.names[i] for i in ids)
+        def pieces(ids: list[int], own: Tokenizer = own) -> str:
+            return " ".join(repr(own.decode([i]))[1:-1] or own.names[i] for i in ids)
 
-    prompt, sketch, answer = (
-        pieces(ids)
-        for ids in (tokenizer.encode_prompt(row.prompt), tokenizer.encode(row.sketch), tokenizer.encode(row.answer))
-    )
-    end, open_sketch, open_answer = (tokenizer.names[i] for i in (special.end, special.sketch, special.answer))
-    return f"  sample: {prompt} | {open_sketch} {sketch} {end} | {open_answer} {answer} {end}"
+        end, *opens = (own.names[i] for i in (own.special.end, own.special.sketch, own.special.answer))
+        texts = [row.sketch, row.answer] if own is tokenizer.reader else [row.sketch]
+        parts = [f"{name} {pieces(own.encode(text))} {end}" for name, text in zip(opens, texts, strict=False)]
+        told.append(f"  sample: {' | '.join([pieces(own.encode_prompt(row.prompt)), *parts])}")
+    return "\n".join(told)

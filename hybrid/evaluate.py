@@ -19,11 +19,13 @@ from hybrid.feed import Drafted as OneStep
 from hybrid.feed import Feed, Gold, Nothing, Partial
 from hybrid.frontier import Frontier, Row
 from hybrid.kinds import kind_of, look_up
-from hybrid.metrics import SPENT, Tally
+from hybrid.metrics import Tally
+from hybrid.nets.quantised import size_of
 from hybrid.reasoner import Reasoner
 from hybrid.records import Batch, Example, Reasoned, Spent
 from hybrid.shard import ALONE, Shard
 from hybrid.tasks import Task, collate
+from hybrid.writing import How, how_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Evaluate:
     steps: budgets; null: 0, 1, 2, 4, ... up to the canvas. policies: null: the drafter's own.
     controls: of gold, shuffled, pause. split: "valid" or "test". examples: the first so many; null: all.
     batch: examples answered together; 1 measures latency. temperature: null: the drafter's own.
+    answers: of decode, verify, canvas (see `how_of`), each a row of its own; null: the model's default.
     """
 
     steps: tuple[int, ...] | None = None
@@ -44,6 +47,7 @@ class Evaluate:
     temperature: float | None = None
     drafts: int = 1
     choose: Choice = "vote"
+    answers: tuple[How, ...] | None = None
 
     def __post_init__(self) -> None:
         known = ("gold", "shuffled", "pause")
@@ -63,13 +67,14 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Way:
-    """One way of answering: a method's name, who drafts, the budget, and how the row is labelled."""
+    """One way of answering: a method's name, who drafts, the budget, how the row is labelled, who writes the answer."""
 
     method: str
     drafter: Drafter
     budget: Budget
     labels: Mapping[str, Any]
     drafts: int = 1
+    how: How = "decode"
 
     @property
     def has_sketch(self) -> bool:
@@ -80,8 +85,10 @@ class Way:
 def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     """All rows of the frontier, cheapest first; refused here, before anything runs, where a budget cannot be used."""
     model = reasoner.config
-    drafter, canvas = model.drafter, model.canvas
-    pairing: dict[str, Any] = {"pairing": model.pairing if drafter.learns else None, "drafts": 1}
+    drafter, canvas = model.drafter, model.positions
+    pairing: dict[str, Any] = {"pairing": model.pairing if drafter.learns else None, "drafts": 1, "answer": "decode"}
+    decoder = reasoner.networks.decoder
+    hows = [how_of(asked, model.answer_room, drafter, decoder) for asked in settings.answers or (None,)]
     if not isinstance(drafter, Diffusion):
         if not drafter.steps_matter:
             return [Way(model.method, drafter, Budget(), pairing)]
@@ -104,8 +111,10 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
         for steps in budgets:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
             own.check_steps(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool))
-            if steps:
-                listed.append(Way(model.method, own, Budget(steps), {**labels, "steps": steps}, settings.drafts))
+            for how in hows if steps else ():
+                method = "diffusion" if how == "canvas" else model.method
+                told = {**labels, "steps": steps, "answer": how}
+                listed.append(Way(method, own, Budget(steps), told, settings.drafts, how))
     return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]
 
 
@@ -136,7 +145,7 @@ def evaluate(
     chosen = [examples[i] for i in range(min(len(examples), settings.examples or len(examples)))]
     if not chosen:
         raise ValueError("no examples to evaluate")
-    parameters = sum(p.numel() for p in reasoner.parameters())
+    parameters = sum(map(size_of, reasoner.parameters()))
     listed = ways(reasoner, settings)
     rows = []
     with tqdm(
@@ -144,7 +153,7 @@ def evaluate(
     ) as bar:
         answer(reasoner, listed[-1], chosen[: settings.batch], chosen, seed)
         for way in listed:
-            label = (way.method, way.labels.get("policy"), way.budget.steps)
+            label = (way.method, way.labels.get("policy"), way.budget.steps, way.how)
             bar.set_description(" ".join(str(part) for part in label if part is not None))
             tally = Tally()
             for at in shard.deal(range(0, len(chosen), settings.batch)):
@@ -170,6 +179,7 @@ def evaluate(
                 Row.counted(
                     tally, way.method, **way.labels, batch=settings.batch, parameters=parameters,
                     training_positions=training_positions,
+                    accepted_tokens=tally.spent["accepted_tokens"] if way.how == "verify" else None,
                     answer_is=settings.choose if way.drafts > 1 else task.answer_is, seed=seed,
                 )
             )  # fmt: skip
@@ -199,15 +209,21 @@ def answer(
         other=other.to(device),
         drafts=way.drafts,
         choose=choose,
+        answer=way.how,
     )
     return results, batch
 
 
 def spent_of(results: Sequence[Reasoned]) -> Spent:
     """What a call spent, row by row, from its results."""
-    columns = {name: [r.spent[name] for r in results] for name in SPENT}
-    seconds = sum(columns.pop("seconds"))
-    return Spent(**{name: torch.tensor(c, dtype=torch.float64) for name, c in columns.items()}, seconds=seconds)
+    columns = {
+        f.name: torch.tensor([r.spent[f.name] for r in results], dtype=torch.float64)
+        for f in dataclasses.fields(Spent)
+        if not f.kw_only
+    }
+    draft, answer = (sum(r.timing[part] for r in results) for part in ("draft", "answer"))
+    whole = sum(r.spent["seconds"] for r in results)
+    return Spent(**columns, seconds=whole, draft_seconds=draft, answer_seconds=answer)
 
 
 @torch.no_grad()
@@ -216,8 +232,9 @@ def validation_totals(
 ) -> dict[str, tuple[float, float]]:
     """(total, count) of the figures watched in training, under noise that is the same at every validation.
 
-    bound: nats per sketch token, the true bound on -log p(sketch | prompt). joint: of sketch and answer, gold
-    feed. answer_FEED: nats per answer token when the decoder reads that feed. accuracy_STEPS: share of right
+    bound: nats per drafted token, the true bound on -log p(sketch | prompt), or of sketch and answer where the canvas
+    holds both. joint: of sketch and answer by drafter and decoder, gold feed, where it holds the sketch alone.
+    answer_FEED: nats per answer token when the decoder reads that feed. accuracy_STEPS: share of right
     answers at three budgets; without steps, `accuracy`.
     """
     model = reasoner.config
@@ -230,10 +247,12 @@ def validation_totals(
         if name == "gold" and model.drafter.learns:
             count = float(losses.sketch_count.sum())
             totals["bound"] = float(losses.sketch.sum()), count
-            totals["joint"] = float((losses.sketch + losses.answer).sum()), count + float(losses.answer_count.sum())
-    least = model.drafter.least_steps(model.canvas)
-    quarter = max(model.canvas // 4, least) if model.canvas >= 4 else 0
-    steps = sorted({0, quarter, model.canvas}) if model.drafter.steps_matter else [None]
+            if not model.answer_room:
+                costs = losses.sketch + losses.answer
+                totals["joint"] = float(costs.sum()), count + float(losses.answer_count.sum())
+    least = model.drafter.least_steps(model.positions)
+    quarter = max(model.positions // 4, least) if model.positions >= 4 else 0
+    steps = sorted({0, quarter, model.positions}) if model.drafter.steps_matter else [None]
     for budget in steps:
         results = reasoner.reason(batch.prompts, Budget(budget), agree=agree)
         right = sum(task.score(e, r.sketch, r.answer).answer_correct for e, r in zip(examples, results, strict=True))

@@ -19,7 +19,19 @@ from hybrid.nets.adapt import innermost
 from hybrid.nets.pretrained import Pretrained
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Example
-from hybrid.tasks import Character, Data, PretrainedTokenizer, Task, Tokenizer, TokenizerConfig, check_room, split
+from hybrid.shard import own_device
+from hybrid.tasks import (
+    Character,
+    Data,
+    PretrainedTokenizer,
+    Task,
+    Tokenizer,
+    TokenizerConfig,
+    Two,
+    TwoTokenizers,
+    check_room,
+    split,
+)
 from hybrid.tasks.checkpoint_tokenizer import read_fast
 from hybrid.train.settings import Train
 
@@ -57,36 +69,40 @@ class Experiment:
         return split(self.task, self.data, name, self.data_seed)
 
     def make_tokenizer(self) -> Tokenizer:
-        """Trained on (at most 20,000 rows of) the train split: the same for every seed of the run."""
-        named = [(key, b) for key in ARCHITECTURES if isinstance(b := innermost(getattr(self.model, key)), Pretrained)]
-        if named:
-            return self._checkpoint_tokenizer(named)
-        train = self.examples("train")
-        rows = (train[i] for i in range(min(len(train), _looked_at(train))))
-        return self.tokenizer.train(text for row in rows for text in (row.prompt, row.sketch, row.answer))
+        """A checkpoint's own; else made from (at most 20,000 rows of) the train split, the same for every seed."""
+        if not isinstance(self.tokenizer, Two):
+            return self._tokenizer(self.tokenizer, "tokenizer", *ARCHITECTURES)
+        drafter = "backbone" if self.model.drafter_backbone is None else "drafter_backbone"
+        return TwoTokenizers(
+            self._tokenizer(self.tokenizer.drafter, "tokenizer.drafter", drafter),
+            self._tokenizer(self.tokenizer.decoder, "tokenizer.decoder", "backbone"),
+        )
 
-    def _checkpoint_tokenizer(self, named: list[tuple[str, Pretrained]]) -> Tokenizer:
-        """The one tokenizer that every pretrained backbone of the model was trained with.
+    def _tokenizer(self, config: TokenizerConfig, where: str, *keys: str) -> Tokenizer:
+        """The tokenizer of the backbones `keys` of the model.
 
         Raises:
-            ConfigError: another kind of tokenizer, or checkpoints whose vocabularies differ.
+            ConfigError: a checkpoint with another kind of tokenizer, or checkpoints whose vocabularies differ.
         """
-        if not isinstance(self.tokenizer, PretrainedTokenizer):
-            key, backbone = named[0]
+        named = [(key, b) for key in keys if isinstance(b := innermost(getattr(self.model, key)), Pretrained)]
+        if not named:
+            train = self.examples("train")
+            rows = (train[i] for i in range(min(len(train), _looked_at(train))))
+            return config.train(text for row in rows for text in (row.prompt, row.sketch, row.answer))
+        key, first = named[0]
+        if not isinstance(config, PretrainedTokenizer):
             raise ConfigError(
-                f"model.{key} is the checkpoint {backbone.name}, which reads only its own tokenizer's ids: "
-                "set tokenizer: pretrained"
+                f"model.{key} is the checkpoint {first.name}, which reads only its own tokenizer's ids: "
+                f"set {where}: pretrained"
             )
-        first = named[0][1]
-        own = dataclasses.replace(
-            self.tokenizer, name=self.tokenizer.name or first.name, revision=self.tokenizer.revision or first.revision
-        )
+        own = dataclasses.replace(config, name=config.name or first.name, revision=config.revision or first.revision)
         tokenizer = own.train([])
         for key, backbone in named:
             if difference := tokenizer.difference(read_fast(backbone.name, backbone.revision).get_vocab()):
                 raise ConfigError(
-                    f"model.{key}: {backbone.name} has another vocabulary than {own.name}: {difference}; drafter and "
-                    "decoder share the sketch's ids, so take checkpoints of one family, or train one part from scratch"
+                    f"model.{key}: {backbone.name} has another vocabulary than {own.name}: {difference}; one tokenizer "
+                    "serves checkpoints of one vocabulary: give each its own by tokenizer: {kind: two, drafter: "
+                    "pretrained, decoder: pretrained}, with pairing: separate"
                 )
         return tokenizer
 
@@ -130,13 +146,18 @@ def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 
 def save_run(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
-    """Start a run folder: the resolved config and the tokenizer."""
+    """Start a run folder: the resolved config, the tokenizer, and architectures that only checkpoints tell."""
     write_atomically(folder / TOKENIZER, tokenizer.to_json().encode())
     for key, file in ARCHITECTURES.items():
         backbone = getattr(experiment.model, key)
-        architecture = None if backbone is None else backbone.architecture(len(tokenizer))
+        size = len(tokenizer if key == "drafter_backbone" else tokenizer.reader)
+        architecture = None if backbone is None else backbone.architecture(size)
         if architecture is not None:
             write_atomically(folder / file, (json.dumps(architecture, indent=1, default=str) + "\n").encode())
+    save_config(folder, experiment)
+
+
+def save_config(folder: Path, experiment: Experiment) -> None:
     write_atomically(folder / CONFIG, dump(plain(experiment)).encode())
 
 
@@ -159,6 +180,18 @@ def save_weights(folder: Path, state: dict[str, torch.Tensor], trained: dict[str
     write_atomically(folder / TRAINED, (json.dumps(trained, indent=1) + "\n").encode())
 
 
+def kept_model(folder: str | Path, experiment: Experiment) -> Model:
+    """The experiment's model as its run folder builds it, from the architectures kept there: weights come apart, and
+    the checkpoints it began from may be gone.
+    """
+    kept = {
+        key: backbone.saved(Path(folder) / file)
+        for key, file in ARCHITECTURES.items()
+        if (backbone := getattr(experiment.model, key)) is not None
+    }
+    return dataclasses.replace(experiment.model, **kept)
+
+
 def load_reasoner(folder: str | Path, experiment: Experiment) -> tuple[Reasoner, dict[str, Any]]:
     """The trained reasoner of a run folder, and what it was trained on. Executes nothing from the folder.
 
@@ -168,12 +201,7 @@ def load_reasoner(folder: str | Path, experiment: Experiment) -> tuple[Reasoner,
     folder = Path(folder)
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder} has no {WEIGHTS}: its training has not saved any yet; run `hybrid train` again")
-    kept = {
-        key: backbone.saved(folder / file)
-        for key, file in ARCHITECTURES.items()
-        if (backbone := getattr(experiment.model, key)) is not None
-    }
-    reasoner = Reasoner(dataclasses.replace(experiment.model, **kept), Tokenizer.load(folder / TOKENIZER))
+    reasoner = Reasoner(kept_model(folder, experiment), Tokenizer.load(folder / TOKENIZER))
     try:
         state = load_file(folder / WEIGHTS)
     except Exception as error:  # the library raises its own bare Exceptions
@@ -203,6 +231,7 @@ def read_trained(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder / TRAINED} is damaged: {error}") from None
 
 
-def load_run(folder: str | Path) -> Reasoner:
-    """The trained reasoner of a run folder, ready to `reason`."""
-    return load_reasoner(folder, read_experiment(folder))[0]
+def load_run(folder: str | Path, device: str = "auto") -> Reasoner:
+    """The trained reasoner of a run folder, ready to `reason`. device: auto (a GPU where there is one), cpu, cuda:N."""
+    where = own_device(device)
+    return load_reasoner(folder, read_experiment(folder))[0].to(where)

@@ -21,11 +21,12 @@ from hybrid.metrics import TABLE, Tally
 SCHEMA = 1
 HEAD = ("schema", "task", "model", "seed", "split", "rows")
 CONTROLS = ("gold", "shuffled", "pause")
-METHODS = ("direct", "chain", "ar_drafter", "hybrid", *CONTROLS)
+METHODS = ("direct", "chain", "ar_drafter", "diffusion", "hybrid", *CONTROLS)
 
 FIELDS: dict[str, str] = {
     "method": "Who wrote the sketch: hybrid (the diffusion drafter; 0 steps: no sketch), direct (no sketch), "
-    "chain (the decoder writes it, token by token), ar_drafter (an autoregressive drafter does), or a "
+    "chain (the decoder writes it, token by token), ar_drafter (an autoregressive drafter does), diffusion "
+    "(the answer is on the drafter's canvas too, and no decoder is asked), or a "
     "control: gold (the right sketch), shuffled (another example's), pause (blanks). Others are allowed.",
     "pairing": "Drafter and decoder: separate networks, or one shared trunk.",
     "policy": "Which positions one denoising step commits or reopens.",
@@ -60,6 +61,12 @@ FIELDS: dict[str, str] = {
     "pass_at_k": "Share of examples that at least one of several drafts answers right, 0 to 1.",
     "distinct": "Right answers that differ among an example's drafts, mean per example.",
     "setting": "What else the policy was told, such as a rate, a bound or a factor.",
+    "answer": "How answers were made: decode (token by token), verify (proposed on the canvas, checked by the decoder "
+    "in one forward, corrected where it would have written otherwise) or canvas (read off it). Without a draft, and "
+    "for controls, they are always decoded.",
+    "accepted_tokens": "Answer tokens that the canvas proposed and the decoder confirmed, mean per example.",
+    "draft_seconds": "The share of seconds_per_example in which sketches were drafted.",
+    "answer_seconds": "The share of seconds_per_example in which answers were decoded, verified or read off.",
     "seed": "Seed of the run the row belongs to.",
 }
 REQUIRED = tuple(FIELDS)[: tuple(FIELDS).index("seconds_per_example") + 1]
@@ -102,6 +109,10 @@ class Row:
     pass_at_k: float | None = None
     distinct: float | None = None
     setting: str | None = None
+    answer: str | None = None
+    accepted_tokens: float | None = None
+    draft_seconds: float | None = None
+    answer_seconds: float | None = None
     seed: int | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -15,17 +15,15 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.tasks import TaskManager
 
-from hybrid.build import build
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.noise import Noise
-from hybrid.diffusion.policy import Policy
-from hybrid.drafters import Drafter
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.experiment import load_run
 from hybrid.feed import Gold
 from hybrid.reasoner import Reasoner
 from hybrid.records import Example
+from hybrid.sample import chosen
 from hybrid.tasks import collate, key_of
 
 # What a task's generation_kwargs may say: ours, the budget's; and the harness's own, of which the model's answer
@@ -41,7 +39,8 @@ class HybridLM(LM):
     run: a run folder, or a reasoner. steps: denoising steps where a task's generation_kwargs name none; None: one per
     canvas position. join: the text that is scored, of {sketch} and {answer}.
     score: "bound": the continuation as a sketch, by the diffusion bound with exactly n masked positions, n stratified
-    over `samples` (LLaDA, arXiv 2502.09992, app. B.5): a lower bound on log p, its end token included.
+    over `samples` (LLaDA, arXiv 2502.09992, app. B.5; uniform corruption has no masks, so times are stratified): an
+    unbiased estimate of a lower bound on log p, its end token included.
     "answer": the continuation as the answer to the sketch drafted under the budget, exact given that sketch.
     """
 
@@ -58,8 +57,10 @@ class HybridLM(LM):
         self.reasoner = (run if isinstance(run, Reasoner) else load_run(run)).eval()
         if device is not None:
             self.reasoner.to(device)
-        if score == "bound" and not isinstance(self.reasoner.config.drafter, Diffusion):
-            score = "answer"  # no canvas, no bound: the decoder's own likelihood
+        own = self.reasoner.config.drafter
+        self.drafter = own if isinstance(own, Diffusion) else None
+        if score == "bound" and (self.drafter is None or self.reasoner.config.answer_room):
+            score = "answer"  # no canvas of a sketch alone, no bound on it: the decoder's own likelihood
         self.steps, self.join, self.score = steps, join, score
         self.samples, self.seed, self.batch = int(samples), seed, int(batch_size)
 
@@ -86,24 +87,16 @@ class HybridLM(LM):
             raise ValueError(f"generation_kwargs.{unknown[0]}: known: {', '.join((*OURS, *THEIRS))}")
         steps = options.get("steps", options.get("num_inference_steps", self.steps))
         seed = options.get("seed", self.seed)
-        results = self.reasoner.reason(list(contexts), Budget(steps), drafter=self._drafter(options), seed=seed)
+        temperature = None  # tasks say 0 to every model, to those that never draw too
+        if "temperature" in options and self.drafter is not None:
+            temperature = float(options["temperature"]) if options.get("do_sample", True) else 0.0
+        drafter = chosen(self.reasoner.config, options.get("policy"), options.get("threshold"), temperature)
+        results = self.reasoner.reason(list(contexts), Budget(steps), drafter=drafter, seed=seed)
         texts = [options.get("join", self.join).format(sketch=r.sketch, answer=r.answer) for r in results]
         until = options.get("until") or []
         for stop in [until] if isinstance(until, str) else until:
             texts = [text.partition(stop)[0] if stop else text for text in texts]
         return texts
-
-    def _drafter(self, options: Mapping[str, Any]) -> Drafter:
-        """The reasoner's drafter, with another policy or temperature where a task asks for one."""
-        drafter = self.reasoner.config.drafter
-        changes: dict[str, Any] = {}
-        if "policy" in options or "threshold" in options:
-            section = {"kind": options.get("policy", "threshold")}
-            section |= {"threshold": options["threshold"]} if "threshold" in options else {}
-            changes["policy"] = build(Policy, section, "generation_kwargs.policy")
-        if options.get("do_sample") and options.get("temperature"):
-            changes["temperature"] = float(options["temperature"])
-        return dataclasses.replace(drafter, **changes) if isinstance(drafter, Diffusion) else drafter
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log p or its lower bound, whether greedy decoding gives the continuation; for bounds always False)."""
@@ -117,7 +110,10 @@ class HybridLM(LM):
     def bounds(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """Minus the diffusion bound of each continuation as the sketch, in nats."""
         reasoner = self.reasoner
-        drafter = dataclasses.replace(reasoner.config.drafter.honest(), times="counts", copies=1)  # type: ignore[call-arg]
+        assert self.drafter is not None
+        honest = self.drafter.honest()
+        times: Literal["counts", "continuous"] = "counts" if honest.corruption.marks_noise else "continuous"
+        drafter = dataclasses.replace(honest, times=times, copies=1)
         rows = [Example(key_of(context + continuation), context, continuation, "") for context, continuation in pairs]
         batch = collate(rows, reasoner.tokenizer, reasoner.config.canvas).to(reasoner.device)
         total = torch.zeros(len(rows), dtype=torch.float64, device=reasoner.device)
@@ -153,11 +149,12 @@ def run_tasks(
     *,
     include: str | Path | None = None,
     limit: int | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: str | dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The harness's results of the tasks: names it knows, of the Hub, or of YAML files in the folder `include`.
 
-    options: generation_kwargs over the tasks' own. What log-likelihoods are is said under `hybrid`.
+    options: generation_kwargs over the tasks' own, as a dict or as "steps=8,policy=margin". What log-likelihoods are is
+    said under `hybrid`.
 
     Raises:
         ValueError: a task that is not known, or data that cannot be had.
@@ -168,14 +165,16 @@ def run_tasks(
                          f"{', '.join(sorted(manager.all_tasks)[:8])}")  # fmt: skip
     try:
         found = simple_evaluate(
-            model=model, tasks=list(tasks), task_manager=manager, limit=limit, gen_kwargs=dict(options or {}) or None,
+            model=model, tasks=list(tasks), task_manager=manager, limit=limit, gen_kwargs=options or None,
             bootstrap_iters=0, log_samples=True,
         )  # fmt: skip
     except (ConnectionError, OSError) as error:
         raise ValueError(f"the data of {', '.join(tasks)} cannot be had: {str(error).partition(chr(10))[0]}") from None
     assert found is not None
+    is_masked = model.drafter is None or model.drafter.corruption.marks_noise
+    drawn = "masks of exactly n tokens" if is_masked else "times"
     said = {
-        "bound": f"a lower bound on log p by {model.samples} stratified masks of exactly n tokens",
+        "bound": f"lower bounds on log p, estimated by {model.samples} stratified {drawn}",
         "answer": "log p of the answer given the sketch drafted under the budget",
     }
     return {**found, "hybrid": {"steps": model.steps, "loglikelihood": said[model.score], "seed": model.seed}}

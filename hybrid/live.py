@@ -193,7 +193,7 @@ def reason(
         return reasoner.reason(prompts, budget, **call)
     encode(prompts, reasoner.tokenizer)  # refuse all before showing some
     screen = shutil.get_terminal_size((100, 24))
-    height = 3 + -(-reasoner.config.canvas // cells_per_line(cell_width(reasoner.tokenizer)))  # of one prompt
+    height = 3 + -(-reasoner.config.positions // cells_per_line(cell_width(reasoner.tokenizer)))  # of one prompt
     is_terminal = out.isatty() and os.environ.get("TERM") != "dumb"
     style: dict[str, Any] = dict(in_place=is_terminal and height < screen.lines)
     style["is_coloured"] = is_terminal and not os.environ.get("NO_COLOR")

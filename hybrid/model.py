@@ -18,6 +18,8 @@ class Model:
     pairing: shared: one trunk drafts and decodes. separate: two networks, each of its own backbone.
     backbone: the trunk, or the decoder's. drafter_backbone: the separate drafter's; null: like `backbone`.
     canvas: positions for the sketch and its end token. max_answer: answer tokens reserved in every call.
+    canvas_holds: the sketch alone, or behind it the answer too, in max_answer positions more: the drafter learns and
+        drafts both, and the decoder verifies the answer it finds there in one forward (TiDAR, arXiv 2511.08923).
     sketch_weight, answer_weight: of the two means in the training loss.
     """
 
@@ -28,6 +30,7 @@ class Model:
     bridge: Bridge = field(default_factory=Tokens)
     feed: Feed = field(default_factory=Mixture)
     canvas: int = 32
+    canvas_holds: Literal["sketch", "sketch+answer"] = "sketch"
     max_answer: int = 16
     sketch_weight: float = 1.0
     answer_weight: float = 1.0
@@ -42,6 +45,21 @@ class Model:
             raise ValueError("an autoregressive drafter that shares its trunk trains on the gold sketch: feed: gold")
         if isinstance(self.bridge, Latent) and isinstance(self.drafter, Autoregressive):
             raise ValueError("bridge: latent reads a canvas that was denoised; an autoregressive drafter takes tokens")
+        if self.answer_room and not self.drafter.proposes:
+            name = type(self.drafter).__name__
+            raise ValueError(
+                f"canvas_holds={self.canvas_holds!r}: {name} drafts no answer on it; take drafter: diffusion"
+            )
+
+    @property
+    def answer_room(self) -> int:
+        """Positions of the canvas for the answer."""
+        return self.max_answer if self.canvas_holds == "sketch+answer" else 0
+
+    @property
+    def positions(self) -> int:
+        """Positions of the whole canvas: the most steps of a policy that commits in each."""
+        return self.canvas + self.answer_room
 
     @property
     def method(self) -> str:

@@ -5,9 +5,11 @@ losses = reasoner.losses(batch)                      # totals and counts, ready 
 results = reasoner.reason(["12*34"], Budget(steps=8))  # sketch, answer, and what was spent
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hybrid.answering import Answering
+from hybrid.bridge import Latent
 from hybrid.choose import Choice
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.budget import Budget
@@ -36,8 +39,9 @@ from hybrid.tasks.tokenizer import Tokenizer
 class Losses:
     """Totals in nats and counts of supervised tokens, per row; means are taken by whoever sums over ranks.
 
-    sketch: the drafter's cost (an upper bound on -log p(sketch | prompt) at train_weight 1). answer: -log p of
-    the answer given prompt and fed sketch. positions: sent through networks for this, all rows together.
+    sketch: the drafter's cost (an upper bound on -log p(sketch | prompt) at train_weight 1, or on that of sketch and
+    answer where the canvas holds both). answer: -log p of the answer given prompt and fed sketch. positions: sent
+    through networks for this, all rows together.
     """
 
     sketch: Float[Tensor, "b"]
@@ -52,8 +56,9 @@ class Reasoner(nn.Module):
 
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
         super().__init__()
+        _check_vocabularies(model, tokenizer)
         self.config, self.tokenizer, self.special = model, tokenizer, tokenizer.special
-        decoder = model.backbone.network(len(tokenizer))
+        decoder = model.backbone.network(len(tokenizer.reader))
         drafter: Network | None = None
         if model.drafter.learns:
             own = model.drafter_backbone or model.backbone
@@ -62,6 +67,11 @@ class Reasoner(nn.Module):
         check_abilities(model.drafter, self.networks)
         self.bridge = model.bridge.module(self.networks)
         self.answering = Answering(model, self.networks, tokenizer, self.bridge)
+
+    def compile_sampling(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile drafting and answering, for many calls: see `Network.compile_sampling`."""
+        for network in {id(n): n for n in (self.networks.decoder, self.networks.drafter) if n is not None}.values():
+            network.compile_sampling(backend)
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +91,8 @@ class Reasoner(nn.Module):
         noise: keyed by the examples; default: seed 0. t: diffusion times in (0, 1], stratified over the batch.
         feed: which sketch the decoder reads; drafter: with which costs; default: the model's own.
         """
-        self._check_room(batch.prompts)
+        self._check_room(batch.prompts, self.config.max_answer)
+        batch = dataclasses.replace(batch, answer_room=self.config.answer_room)
         noise = noise or Noise(0, batch.prompts.keys)
         if t is None:
             slots = torch.arange(len(batch), device=self.device)
@@ -97,7 +108,7 @@ class Reasoner(nn.Module):
         drafting = [] if plan is None else plan.segments
         if plan is not None and self.networks.is_shared and any(s.name == "sketch" for s in drafting):
             sketch = next(s for s in drafting if s.name == "sketch")  # the chain reads what it writes
-        decoding = [prompt_segment(batch.prompts), *([] if isinstance(feed, Nothing) else [sketch]), answer]
+        decoding = [prompt_segment(batch.prompts.as_read), *([] if isinstance(feed, Nothing) else [sketch]), answer]
         drafted, decoded = self.networks(drafting, decoding)
 
         logits = self.networks.decoder.logits(decoded["answer"]).float()
@@ -111,16 +122,17 @@ class Reasoner(nn.Module):
             positions=extra + len(batch) * self._width(drafting, decoding),
         )
 
-    def _check_room(self, prompts: Prompts) -> None:
+    def _check_room(self, prompts: Prompts, max_answer: int) -> None:
         """Refuse prompts that leave no room for canvas and answer, and their markers, in the network's positions."""
-        networks = [self.networks.decoder, *([self.networks.drafter] if self.networks.drafter is not None else [])]
-        positions = min((n.room for n in networks if n.room is not None), default=None)
-        room = (positions or 0) - self.config.canvas - self.config.max_answer - 2
-        if positions is not None and prompts.tokens.shape[1] > room:
-            raise ValueError(
-                f"prompt of {prompts.tokens.shape[1]} tokens: at most {room} of the network's {positions} positions "
-                f"are left beside canvas = {self.config.canvas} and max_answer = {self.config.max_answer}"
-            )
+        for network, own in ((self.networks.drafter, prompts), (self.networks.decoder, prompts.as_read)):
+            if network is None or network.room is None:
+                continue
+            room = network.room - self.config.canvas - max_answer - 2
+            if own.tokens.shape[1] > room:
+                raise ValueError(
+                    f"prompt of {own.tokens.shape[1]} tokens: at most {room} of the network's {network.room} positions "
+                    f"are left beside canvas = {self.config.canvas} and max_answer = {max_answer}"
+                )
 
     def loss(self, losses: Losses) -> Float[Tensor, ""]:
         """The training loss of one process's batch: the two means, weighted."""
@@ -154,10 +166,9 @@ class Reasoner(nn.Module):
 
     def _decoding(self, batch: Batch, fed: Int[Tensor, "b l"]) -> tuple[Segment, Segment]:
         """Sketch and answer as the decoder reads them in training."""
-        start = batch.prompts.keep.sum(-1)
-        sketch = self.config.bridge.segment(fed, start, self.special)
-        tokens = F.pad(batch.answer[:, :-1], (1, 0), value=self.special.answer)
-        at = running(batch.answer_keep, start + sketch.keep.sum(-1))
+        sketch = self.answering.sketch(batch.prompts, fed)
+        tokens = F.pad(batch.answer[:, :-1], (1, 0), value=self.tokenizer.reader.special.answer)
+        at = running(batch.answer_keep, batch.prompts.as_read.keep.sum(-1) + sketch.keep.sum(-1))
         return sketch, Segment("answer", tokens, batch.answer_keep, at, is_causal=True, sees=("prompt", "sketch"))
 
     def reason(
@@ -174,6 +185,9 @@ class Reasoner(nn.Module):
         watch: Callable[[State], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         agree: Callable[[bool], bool] = bool,
+        answer: str | None = None,
+        answer_temperature: float = 0.0,
+        max_answer: int | None = None,
     ) -> list[Reasoned]:
         """Draft a sketch within the budget, then answer. One result per prompt, in order.
 
@@ -181,16 +195,42 @@ class Reasoner(nn.Module):
         or `other` sketches). seed: draws are a function of it and of each prompt. drafts: sketches per prompt, all in
         one batch, each of which is answered; choose: whose answer is taken. watch: sees every state of the rows that
         draft. clock: in seconds; the first budget in milliseconds for a batch of some shape times that shape first.
-        agree: whether all ranks are done when this one is, where their networks share weights.
+        agree: whether all ranks are done when this one is, where their networks share weights. max_answer: answer
+        tokens at most, instead of the model's.
+        answer: decode, verify or canvas (see `how_of`); None: verify where the canvas holds an answer, else decode.
+            Rows without a draft are decoded. answer_temperature: of the decoder's draws; 0: greedy.
 
         Raises:
-            ValueError: an empty batch or prompt, unknown characters, a budget the policy cannot use.
+            ValueError: an empty batch or prompt, unknown characters, a budget the policy cannot use, an answer that is
+            to come from a canvas without one.
         """
         if not isinstance(prompts, Prompts):
             prompts = collate_prompts(prompts, self.tokenizer)
-        self._check_room(prompts)
-        return self.answering.reason(
+        answering = self.answering
+        if max_answer is not None:
+            model = dataclasses.replace(self.config, max_answer=max_answer)
+            answering = dataclasses.replace(answering, model=model, timings={})
+        self._check_room(prompts, answering.model.max_answer)
+        return answering.reason(
             prompts.to(self.device), budget or Budget(), drafter or self.config.drafter,
             seed=seed, gold=gold, other=other, drafts=drafts, choose=choose, watch=watch, clock=clock,
-            agree=agree,
+            agree=agree, answer=answer, answer_temperature=answer_temperature,
         )  # fmt: skip
+
+
+def _check_vocabularies(model: Model, tokenizer: Tokenizer) -> None:
+    """Refuse two vocabularies where drafter and decoder share more than text."""
+    if tokenizer.reader is tokenizer or not model.drafter.learns:
+        return
+    if model.pairing == "shared":
+        raise ValueError("tokenizer: two gives drafter and decoder a vocabulary each: set model.pairing: separate")
+    if model.answer_room:
+        raise ValueError(
+            f"canvas_holds={model.canvas_holds!r}: the decoder verifies tokens of its own vocabulary, and with "
+            "tokenizer: two the canvas holds others: set model.canvas_holds: sketch"
+        )
+    if isinstance(model.bridge, Latent):
+        raise ValueError(
+            "bridge: latent joins states to the tokens that they are over, and with tokenizer: two the decoder reads "
+            "other tokens: set model.bridge: tokens"
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 from hybrid.frontier import Frontier, Row, write_csv, write_json
 from hybrid.report_page import page
 from hybrid.report_plot import plot
-from hybrid.report_series import clip, ordered, row_label
+from hybrid.report_series import clip, ordered, row_label, slower
 
 __all__ = ["page", "plot", "table", "write"]
 
@@ -47,7 +47,7 @@ def table(frontier: Frontier, width: int | None = None) -> str:
             lines.append("")
         lines.append(_line(line, widths, gap))
     note = "[95% Wilson] · exact: sketch equals gold · tokens: sketch+answer · means per example"
-    return "\n".join([*lines, rule, clip(note, width)])
+    return "\n".join([*lines, rule, *(clip(_printable(line), width) for line in (note, *slower(rows)))])
 
 
 def _widths(cells: list[list[str]], total: int) -> list[int]:

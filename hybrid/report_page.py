@@ -10,7 +10,7 @@ from hybrid.frontier import FIELDS, Frontier, Row, write_atomically
 from hybrid.metrics import TABLE, ignores, repairs
 from hybrid.report_html import details, document, link
 from hybrid.report_script import SCRIPT
-from hybrid.report_series import TITLES, ordered, row_label, series
+from hybrid.report_series import TITLES, ordered, row_label, series, slower
 
 SHARES = ("accuracy", "accuracy_low", "accuracy_high", "sketch_exact", "sketch_valid", "draft_accuracy")
 AXES = {
@@ -55,12 +55,16 @@ def html(frontier: Frontier, beside: str | None = None) -> str:
 </section>
 <section><h2>All rows</h2>
 <p class="note">Press a heading to sort; rest on it to read what it means.</p>
-{_rows_table(rows)}</section>
+{_slower(rows)}{_rows_table(rows)}</section>
 {_answer_by_sketch(rows)}
 <section><h2>Details</h2>
 <dl>{_details(frontier)}</dl></section>"""
     data = {"frontier": frontier.plain(), "series": _chart(frontier)}
     return document(f"{frontier.task} · frontier", body, data, SCRIPT)
+
+
+def _slower(rows: Sequence[Row]) -> str:
+    return "".join(f'<p class="note">{escape(line[0].upper() + line[1:])}.</p>\n' for line in slower(rows))
 
 
 def _chart(frontier: Frontier) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from hybrid.frontier import CONTROLS, METHODS, Frontier, Row
 
-SETTINGS = ("pairing", "policy", "setting", "threshold", "block", "drafts", "batch", "answer_is")
+SETTINGS = ("pairing", "policy", "setting", "threshold", "block", "drafts", "batch", "answer", "answer_is")
 TITLES = {
     "ar_drafter": "AR drafter",
     "gold": "gold sketch",
@@ -23,7 +23,7 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
 def _place(row: Row) -> tuple[Any, ...]:
     known = {name: i for i, name in enumerate(METHODS)}
     other = known["hybrid"] - 0.5
-    settings = [_rank(getattr(row, name)) for name in ("pairing", "policy", "block", "drafts", "batch")]
+    settings = [_rank(getattr(row, name)) for name in ("pairing", "policy", "block", "drafts", "batch", "answer")]
     last = [_rank(getattr(row, name)) for name in ("steps", "threshold", "sequential_forwards", "seed")]
     return known.get(row.method, other), row.method, *settings, *last
 
@@ -56,7 +56,7 @@ class Point:
 class Series:
     """Points of one method under one setting, by rising steps and cost.
 
-    kind: "line" for the hybrid, "level" for a control (a horizontal line), "point" for anything else.
+    kind: "line" for the hybrid and plain diffusion, "level" for a control (a horizontal line), "point" for the rest.
     """
 
     label: str
@@ -89,7 +89,7 @@ def _lines(method: str, rows: list[Row], ignore: Sequence[str]) -> list[Series]:
     for group in groups.values():
         group += [row for row in origins if not group or _begins(row, group[0], apart)]
     varied = [name for i, name in enumerate(apart) if len({setting[i] for setting in groups}) > 1]
-    kind: Any = "line" if method == "hybrid" else "level" if method in CONTROLS else "point"
+    kind: Any = "line" if method in ("hybrid", "diffusion") else "level" if method in CONTROLS else "point"
     return [
         Series(_label(method, dict(zip(apart, setting, strict=True)), varied), kind, method, _points(group))
         for setting, group in groups.items()
@@ -105,14 +105,14 @@ def _setting(row: Row, apart: Sequence[str], rows: Sequence[Row]) -> tuple[Any, 
 
 def _is_sweep(row: Row, rows: Sequence[Row]) -> bool:
     """True where no threshold of the row's policy has more than one number of steps."""
-    same = ("policy", "pairing", "block", "drafts")
+    same = ("policy", "pairing", "block", "drafts", "answer")
     alike = [r for r in rows if r.steps and all(getattr(r, name) == getattr(row, name) for name in same)]
     thresholds = {r.threshold for r in alike}
     return 1 < len(thresholds) == len({(r.threshold, r.steps) for r in alike})
 
 
 def _begins(origin: Row, row: Row, apart: Sequence[str]) -> bool:
-    return all(getattr(origin, name) in (None, getattr(row, name)) for name in apart)
+    return all(getattr(origin, name) in (None, getattr(row, name)) for name in apart if name != "answer")
 
 
 def _label(method: str, setting: dict[str, Any], varied: Sequence[str]) -> str:
@@ -142,6 +142,26 @@ def row_label(row: Row, rows: Sequence[Row]) -> str:
     seed = [f"seed {row.seed}"] if len({r.seed for r in alike}) > 1 and row.seed is not None else []
     label = _label(method, setting, varied).removeprefix(" · ").strip()
     return " · ".join(part for part in (label, *seed) if part)
+
+
+def slower(rows: Sequence[Row]) -> list[str]:
+    """Where verified answers took longer than decoded ones of the same setting and seed, and how long either took."""
+    names = [name for name in SETTINGS if name != "answer"]
+    made: dict[tuple[Any, ...], dict[str | None, Row]] = {}
+    for row in rows:
+        alike = (row.method, row.steps, row.seed, *(getattr(row, name) for name in names))
+        made.setdefault(alike, {})[row.answer] = row
+    found = []
+    for by in made.values():
+        verified, decoded = (by[how].answer_seconds if how in by else None for how in ("verify", "decode"))
+        if verified is not None and decoded is not None and verified > decoded:
+            row = by["verify"]
+            setting = ", ".join(part for part in (row_label(row, rows), f"{row.steps} steps") if part)
+            found.append(
+                f"verifying took longer than decoding at {setting}: {1e3 * verified:.3g} against "
+                f"{1e3 * decoded:.3g} ms an answer"
+            )
+    return found
 
 
 def clip(text: str, width: int) -> str:

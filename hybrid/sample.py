@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,8 +35,11 @@ def answers(
     batch: int = 64,
     shard: Shard = ALONE,
     progress: bool = False,
+    **call: Any,
 ) -> Iterator[tuple[str, Reasoned]]:
     """Prompts with their results, in order, on rank 0; nothing on others. A round's results come together.
+
+    call: what else `Reasoner.reason` is told.
 
     Raises:
         ValueError: before the first result: no prompts, an empty or unreadable one, or batch below 1.
@@ -51,7 +54,7 @@ def answers(
             own = parts[first + shard.rank : first + shard.rank + 1]
             texts = [prompts[i] for part in own for i in part]
             mine = (
-                reasoner.reason(texts, budget, drafter=drafter, seed=seed, drafts=drafts, choose=choose)
+                reasoner.reason(texts, budget, drafter=drafter, seed=seed, drafts=drafts, choose=choose, **call)
                 if texts
                 else []
             )
@@ -62,20 +65,25 @@ def answers(
                 bar.update(len(found))
 
 
-def chosen(model: Model, policy: str | None, threshold: float | None, temperature: float | None) -> Drafter:
-    """The model's drafter with what the command line says instead.
+def chosen(
+    model: Model,
+    policy: str | Mapping[str, Any] | None = None,
+    threshold: float | None = None,
+    temperature: float | None = None,
+) -> Drafter:
+    """The model's drafter with what a call says instead: a policy by name or section, its threshold, a temperature.
 
     Raises:
         ValueError: an unknown policy, a value it refuses, or a drafter that has none of these.
     """
     changes: dict[str, Any] = {}
     if policy or threshold is not None:
-        section = {"kind": policy or "threshold"} | ({} if threshold is None else {"threshold": threshold})
-        changes["policy"] = build(Policy, section, "policy")
+        section = dict(policy) if isinstance(policy, Mapping) else {"kind": policy or "threshold"}
+        changes["policy"] = build(Policy, section | ({} if threshold is None else {"threshold": threshold}), "policy")
     if temperature is not None:
         changes["temperature"] = temperature
     if changes and not isinstance(model.drafter, Diffusion):
-        raise ValueError(f"--{next(iter(changes))} is for diffusion drafters; this run is `{model.method}`")
+        raise ValueError(f"{next(iter(changes))} is for diffusion drafters; this reasoner is `{model.method}`")
     return dataclasses.replace(model.drafter, **changes)
 
 
@@ -107,9 +115,14 @@ def as_text(prompt: str, result: Reasoned) -> str:
         f"prompt  {prompt}\nsketch  {result.sketch or '(none)'}\nanswer  {result.answer}\n{drafts}allowed {allowed}\n"
         f"spent   {spent['denoiser_forwards']:.0f} denoiser + {spent['decoder_forwards']:.0f} decoder forwards, "
         f"{spent['positions']:.0f} positions, {spent['sketch_tokens']:.0f} sketch + "
-        f"{spent['answer_tokens']:.0f} answer tokens, {spent['seconds'] * 1e3:.1f} ms"
+        f"{spent['answer_tokens']:.0f} answer tokens{_accepted(result)}, {spent['seconds'] * 1e3:.1f} ms "
+        f"({result.timing['draft'] * 1e3:.1f} draft, {result.timing['answer'] * 1e3:.1f} {result.answer_by})"
         f"{'' if result.complete else '  (incomplete)'}\n"
     )
+
+
+def _accepted(result: Reasoned) -> str:
+    return f" ({result.spent['accepted_tokens']:.0f} accepted)" if result.answer_by == "verify" else ""
 
 
 @contextmanager

@@ -83,6 +83,25 @@ def rank_and_world(environment: Mapping[str, str] = os.environ) -> tuple[int, in
     return None
 
 
+def own_device(name: str = "auto") -> torch.device:
+    """Where this process computes. auto: the GPU of its local rank where there is one, else the CPU.
+
+    Raises:
+        ValueError: a device that this machine lacks.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+        return torch.device("cuda", local % gpus) if gpus else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= gpus):
+        raise ValueError(f"device={name}: must be auto, cpu, or cuda[:N] for one of this machine's {gpus} GPUs")
+    return device
+
+
 @contextmanager
 def joined(timeout: float = 1800.0) -> Iterator[Shard]:
     """This process's shard, connected to the others for as long as the block lasts.

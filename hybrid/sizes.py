@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from hybrid.nets.quantised import bytes_of, size_of
 from hybrid.reasoner import Reasoner
 
 MIB = 2**20
@@ -27,13 +28,15 @@ def sizes_table(reasoner: Reasoner) -> str:
     lines.append(f"{'':<14}{'parameters':>16}{'trained':>16}{'weights':>12}{'gradients':>12}{'AdamW':>12}  MiB")
     lines += [_line(name, part.parameters()) for name, part in parts.items() if part is not None]
     lines.append(_line("total", reasoner.parameters()))
-    lines.append(f"{'vocabulary':<14}{len(reasoner.tokenizer):>16,} tokens")
+    own, reader = reasoner.tokenizer, reasoner.tokenizer.reader
+    more = "" if reader is own else f", and {len(reader):,} of the decoder's"
+    lines.append(f"{'vocabulary':<14}{len(own):>16,} tokens{more}")
     return "\n".join(lines) + "\n"
 
 
 def _line(name: str, parameters: Iterable[nn.Parameter]) -> str:
     every = list(parameters)
     trained = [p for p in every if p.requires_grad]
-    held, learnt = (sum(p.numel() * p.element_size() for p in group) / MIB for group in (every, trained))
-    counts = "".join(f"{sum(p.numel() for p in group):>16,}" for group in (every, trained))
+    held, learnt = (sum(map(bytes_of, group)) / MIB for group in (every, trained))
+    counts = "".join(f"{sum(map(size_of, group)):>16,}" for group in (every, trained))
     return f"{name:<14}{counts}{held:>12.1f}{learnt:>12.1f}{2 * learnt:>12.1f}"

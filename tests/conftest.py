@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 # Where tensors are; the rest states no shapes.
-SHAPED = "records bridge feed reasoner evaluate diffusion nets drafters".split()
+SHAPED = "records bridge feed reasoner writing evaluate diffusion nets drafters".split()
 jaxtyping.install_import_hook([f"hybrid.{part}" for part in SHAPED], "typecheck.checked")
 
 

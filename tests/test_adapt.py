@@ -10,6 +10,8 @@ from hybrid.nets.backbone import Qwen3
 from hybrid.nets.pretrained import Pretrained
 from hybrid.sizes import sizes_table
 from hybrid.tasks import collate
+from hybrid.train.optimiser import adamw
+from hybrid.train.settings import Train
 
 pytest.importorskip("peft")
 
@@ -29,6 +31,17 @@ def test_low_rank_training_moves_its_own_matrices_and_the_new_tokens(family, tmp
     assert new.nonzero()[:, 0].tolist() == list(range(len(first) - 3, len(first)))
     logits = reasoner.networks.decoder.logits(torch.randn(1, 1, 16, generator=torch.Generator().manual_seed(0)))
     assert torch.isfinite(logits).all() and logits.shape[-1] == len(first)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_new_tokens_do_not_decay(family, tmp_path):
+    """They are embeddings; low-rank matrices decay as others do."""
+    folder = save(tmp_path, family)
+    reasoner = reasoner_of(folder, backbone=Lora(Pretrained(folder)))
+    decayed, spared = ({id(p) for p in group["params"]} for group in adamw(reasoner, Train()).param_groups)
+    names = {name: id(p) for name, p in reasoner.named_parameters() if p.requires_grad}
+    assert decayed == {i for name, i in names.items() if "lora_" in name or "lm_head" in name}
+    assert spared == set(names.values()) - decayed and any("trainable_tokens" in n for n in names)
 
 
 def test_untrained_low_rank_matrices_change_nothing(tmp_path):

@@ -1,10 +1,14 @@
 """From a checkpoint and a file of rows to an exported pipeline, by the command line alone."""
 
 import json
+import os
+import signal
 
 import pytest
+import torch
 import yaml
 from checkpoints import save
+from test_interrupt import assert_same, at_step, state_of
 
 from hybrid.cli import main
 
@@ -51,3 +55,27 @@ def test_train_evaluate_sample_and_export(lora, tmp_path, capsys):
     assert result.results[0].sketch_tokens == sampled["sketch_tokens"]
     assert result.results[0].answer_tokens == sampled["answer_tokens"]
     assert "Split `test` of rows" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stopped_run_goes_on_without_its_checkpoint(dtype, tmp_path, monkeypatch):
+    """To the very bits of a run in one go: weights of a checkpoint with dropout, in its precision, optimiser, curve."""
+    folder = save(tmp_path / "checkpoint", "gpt2")
+    assert json.loads((tmp_path / "checkpoint" / "config.json").read_text())["resid_pdrop"] == 0.1
+    command = [
+        "task=chain", "tokenizer=pretrained", "model.backbone.kind=pretrained", f"model.backbone.name={folder}",
+        f"model.backbone.dtype={dtype}", "model.canvas=10", "model.max_answer=4", "train.steps=4", "train.batch_size=4",
+        "train.validate_every=0", "train.log_every=1", "train.accelerator=cpu", "train.precision=32-true",
+    ]  # fmt: skip
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("{}")
+    command = ["train", str(empty), *command, "--no-progress"]
+    assert main([*command, f"run={tmp_path / 'whole'}"]) == 0
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert main([*command, f"run={tmp_path / 'run'}"]) == 143
+    (tmp_path / "checkpoint").rename(tmp_path / "gone")
+    assert main([*command, f"run={tmp_path / 'run'}"]) == 0
+    assert_same(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {str(t.dtype) for t in kept.values()} == {f"torch.{dtype}"}

@@ -83,7 +83,7 @@ def trained(drafter, backbone, steps):
 def test_a_converted_model_learns_faster_than_one_from_scratch(tmp_path):
     """Thirty steps of diffusion after an autoregressive checkpoint, shifted and annealed, against thirty from nothing.
 
-    Measured over three seeds: the bound from scratch is above 1.9, converted below 1.2, unshifted above 1.9.
+    Measured with two seeds, in nats per sketch token: converted 0.86 and 1.16, from scratch 1.93 and 1.91.
     """
     autoregressive, cost = trained(Autoregressive(), BACKBONE, 200)
     assert cost < 0.2

@@ -17,6 +17,7 @@ from test_interrupt import assert_same, at_step, state_of
 
 from hybrid.cli import main
 from hybrid.experiment import read_experiment
+from hybrid.shard import own_device
 from hybrid.train.module import HybridReasoner
 from hybrid.train.run import train
 
@@ -229,3 +230,22 @@ def test_the_launcher_ends_all_ranks_and_names_the_one_that_died(two, fate):
     else:
         assert process.returncode == 143 and err.count("stopped at step") == 1, err
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_a_process_computes_on_the_gpu_of_its_local_rank_where_there_is_one(monkeypatch):
+    assert own_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert own_device() == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device() == torch.device("cuda", 3)
+    assert own_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("name", ["cuda:4", "gpu", "meta"])
+def test_a_device_that_is_not_there_is_refused_by_name(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(ValueError, match=f"device={name}: must be auto, cpu, or cuda.*4 GPUs"):
+        own_device(name)

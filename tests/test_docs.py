@@ -11,8 +11,10 @@ import yaml
 
 from hybrid.build import build
 from hybrid.cli import main
+from hybrid.experiment import Experiment
 from hybrid.reasoner import Model
-from hybrid.tasks import Task
+from hybrid.tasks import Rows, Task
+from hybrid.train.settings import Train
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -58,9 +60,9 @@ def test_there_are_tutorials_and_their_links_lead_somewhere():
 
 def test_configs_of_the_checkpoints_page_build():
     found = BLOCK.findall((DOCS / "checkpoints.md").read_text())
-    kinds = {"model": Model, "task": Task}
+    kinds = {"model": Model, "task": Task, "train": Train, "experiment": Experiment}
     built = [build(kinds[what], yaml.safe_load(text)) for language, what, text in found if language == "yaml"]
-    assert len(built) >= 4
+    assert {type(one) for one in built} >= {Model, Rows, Train, Experiment}
 
 
 def test_the_api_page_is_that_of_the_docstrings():

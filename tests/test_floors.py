@@ -33,7 +33,7 @@ FLOORS = [
         evaluate sample report live sizes
         reasoner report_page report_plot report_trace
         answering
-        choose model
+        choose model writing
         drafters report_series trace
         feed bridge frontier config
         diffusion pace nets tasks metrics build report_html report_script report_player train.settings

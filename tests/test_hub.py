@@ -1,17 +1,20 @@
 """Out: what is exported loads with others' classes, offline, and answers the same."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 import transformers
 from checkpoints import fast_tokenizer, save
-from toy import tiny_tokenizer
+from toy import tiny_reasoner, tiny_tokenizer
 
 from hybrid.build import build, plain
 from hybrid.cli import main
 from hybrid.config import dump
 from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.policy import Policy
+from hybrid.diffusion.stop import Stop
 from hybrid.experiment import Experiment, save_run, save_weights
 from hybrid.hub import export as exporting
 from hybrid.hub.export import export, push
@@ -160,18 +163,95 @@ def test_masked_drafters_go_out_as_what_they_are(tmp_path):
     transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "drafter")
 
 
-def test_options_of_a_call(tmp_path):
+def test_options_of_a_call(tmp_path, capsys):
     reasoner = run_of(tmp_path / "run")
     pipeline, seen = HybridReasoningPipeline.of(reasoner), []
-    one = pipeline("1234", 3, temperature=1.0, seed=5, callback_on_step_end=lambda s: seen.append(s.step))
+
+    def callback(of, step, timestep, tensors):
+        assert of is pipeline and timestep == step and list(tensors) == ["canvas", "is_new"]
+        seen.append((step, tensors["canvas"][0].tolist()))
+
+    one = pipeline(
+        "1234", 3, temperature=1.0, seed=5, callback_on_step_end=callback,
+        callback_on_step_end_tensor_inputs=["canvas", "is_new"],
+    )  # fmt: skip
+    assert [step for step, _ in seen] == list(range(len(seen))) and seen[-1][1] == one.results[0].sketch_tokens
+    assert "/3" in capsys.readouterr().err  # the library's progress bar, which its users can turn off
+    pipeline.set_progress_bar_config(disable=True)
     two, other = (pipeline("1234", 3, temperature=1.0, seed=s) for s in (5, 6))
+    assert capsys.readouterr().err == ""
     assert one.results[0].sketch_tokens == two.results[0].sketch_tokens != other.results[0].sketch_tokens
-    assert seen[0] == 0 and len(seen) >= 2
     assert pipeline("1234", 6, threshold=1e-9).num_function_evaluations < pipeline("1234", 6).num_function_evaluations
     with pytest.raises(ValueError, match="unknown Policy kind 'best'"):
         pipeline("1234", policy="best")
     with pytest.raises(ValueError, match="from_pretrained or .of"):
         HybridReasoningPipeline(pipeline.decoder, pipeline.tokenizer)("1")
+
+
+@pytest.mark.parametrize(
+    ("names", "ours"),
+    [
+        ({"steps": 3}, {"steps": 3}),
+        ({"max_denoising_steps": 3, "gen_length": 4}, {"steps": 3, "tokens": 4}),
+        ({"thinking_budget": 3}, {"tokens": 3}),
+        ({"reasoning_effort": "low"}, {"effort": "low"}),
+        ({"num_inference_steps": 4, "block_length": 3}, {"steps": 4, "decode_window": 3}),
+        ({"steps": 4, "remasking": "low_confidence"}, {"steps": 4, "policy": "confidence"}),
+        ({"steps": 4, "remasking": "random"}, {"steps": 4, "policy": "random"}),
+        ({"steps": 4, "alg": "topk_margin"}, {"steps": 4, "policy": "margin"}),
+        ({"steps": 4, "alg": "origin", "temperature": 0.7}, {"steps": 4, "policy": "ancestral", "temperature": 0.7}),
+        ({"threshold": 0.3}, {"policy": {"kind": "threshold", "threshold": 0.3}}),
+        ({"threshold": 0.3, "editing_threshold": 0.4}, {"policy": {"kind": "edit", "threshold": 0.3, "edit": 0.4}}),
+        ({"entropy_bound": 0.5}, {"policy": {"kind": "entropy_bound", "bound": 0.5}}),
+        ({"stability_threshold": 1, "confidence_threshold": 9.0}, {"stop": {"kind": "stable", "entropy": 9.0}}),
+        ({"temperature": 1.0, "top_k": 3, "top_p": 0.9}, {"temperature": 1.0, "top_k": 3, "top_p": 0.9}),
+        ({"cfg_scale": 0.5}, {"guidance": 0.5}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_names_of_others_are_ours(names, ours):
+    """Each call, by their names and by ours, gives the same sketch for the same forwards."""
+    reasoner = tiny_reasoner()
+    pipeline = HybridReasoningPipeline.of(reasoner)
+    pipeline.set_progress_bar_config(disable=True)
+    limits = {name: ours.pop(name) for name in ("steps", "tokens", "effort") if name in ours}
+    for name, base in (("policy", Policy), ("stop", Stop)):
+        if name in ours:
+            ours[name] = build(base, ours[name], name)
+    drafter = dataclasses.replace(reasoner.config.drafter, **ours)
+    expected = reasoner.reason(["12+3=", "7="], Budget(**limits), drafter=drafter, seed=3)
+    found = pipeline(["12+3=", "7="], **names, seed=3)
+    assert [r.sketch_tokens for r in found.results] == [r.sketch_tokens for r in expected]
+    assert found.num_function_evaluations == [r.spent["sequential_forwards"] for r in expected]
+
+
+def test_answers_are_cut_and_draws_come_from_a_generator():
+    pipeline = HybridReasoningPipeline.of(tiny_reasoner(max_answer=6))
+    pipeline.set_progress_bar_config(disable=True)
+    long, short = (pipeline("12+3=", 2, max_new_tokens=n).results[0] for n in (6, 2))
+    assert short.answer_tokens == long.answer_tokens[:2] and short.allowed["max_answer"] == 2
+    one, two = (pipeline("12+3=", 4, temperature=2.0, generator=torch.Generator().manual_seed(s)) for s in (1, 1))
+    generator = torch.Generator().manual_seed(1)
+    drawn = [pipeline("12+3=", 4, temperature=2.0, generator=generator).results[0].sketch_tokens for _ in range(4)]
+    assert one.results[0].sketch_tokens == two.results[0].sketch_tokens == drawn[0]
+    assert len({tuple(tokens) for tokens in drawn}) > 1
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"steps": 1, "num_inference_steps": 2}, "num_inference_steps and steps are names of one thing"),
+        ({"policy": "random", "alg": "entropy"}, "policy and alg are names of one thing"),
+        ({"gen_length": 1, "thinking_budget": 1}, "gen_length and thinking_budget"),
+        ({"seed": 1, "generator": torch.Generator()}, "seed and generator"),
+        ({"policy": "margin", "threshold": 0.5}, "unknown key policy.threshold"),
+        ({"max_new_tokens": 0}, "max_answer=0"),
+    ],
+    ids=str,
+)
+def test_two_names_of_one_thing_are_refused(names, said):
+    with pytest.raises(ValueError, match=said):
+        HybridReasoningPipeline.of(tiny_reasoner())("1+2=", **names)
 
 
 def test_the_card_holds_the_frontier_and_the_config(tmp_path):

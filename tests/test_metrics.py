@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hybrid.frontier import FIELDS, HEAD, REQUIRED, Frontier, Row, merge, read, write_csv, write_json
-from hybrid.metrics import NAMES, SPENT, TABLE, Tally, ignores, repairs, wilson
+from hybrid.metrics import NAMES, TABLE, Tally, ignores, repairs, wilson
 from hybrid.records import Score, Spent
 
 
@@ -49,12 +49,15 @@ def test_wilson_at_the_edges():
         wilson(1, 2, level=1)
 
 
+COUNTS = [f.name for f in fields(Spent) if not f.kw_only]
+
+
 def rows_of(count: int, seed: int) -> tuple[list[Score], Spent, torch.Tensor, torch.Tensor]:
     make = torch.Generator().manual_seed(seed)
     said = torch.randint(0, 3, (count, 4), generator=make).tolist()
     scores = [Score(a > 0, *(None if x == 2 else bool(x) for x in rest)) for a, *rest in said]
     spent = Spent.nothing(count)
-    for name in SPENT[:-1]:
+    for name in COUNTS:
         getattr(spent, name).add_(torch.randint(0, 2**40, (count,), generator=make))
     spent.seconds = 0.25 * count
     drafted, gold = torch.randint(1, 60, (2, count), generator=make)
@@ -62,7 +65,7 @@ def rows_of(count: int, seed: int) -> tuple[list[Score], Spent, torch.Tensor, to
 
 
 def part(spent: Spent, rows: slice, seconds: float) -> Spent:
-    cut = {name: getattr(spent, name)[rows] for name in SPENT[:-1]}
+    cut = {name: getattr(spent, name)[rows] for name in COUNTS}
     return Spent(**cut, seconds=seconds)
 
 

@@ -61,6 +61,7 @@ def proposal(k=4, length=5, rows=64, seed=0, tokens_seed=0, quota=2, ties=False,
         z=z, logits=logits[where], where=where, tokens=torch.where(where, tokens, z), is_open=is_open,
         is_committed=is_committed, certainty=torch.rand(rows, length, generator=generator) * is_committed,
         quota=torch.full((rows,), quota).minimum(is_open.sum(-1)),
+        taken=torch.full((rows,), 1), given=torch.full((rows,), 3),
         survive_t=torch.full((rows,), 0.2).double(), survive_s=torch.full((rows,), 0.6).double(),
         corruption=Absorbing(), alphabet=Alphabet(k, k + 1), noise=Noise(seed, torch.arange(rows)), step=1,
     )  # fmt: skip

@@ -78,10 +78,10 @@ class Plan:
 
     @classmethod
     def of(
-        cls, budget: Budget, rows: int, canvas: int, *,
+        cls, budget: Budget, rows: int, canvas: int, *, more: int = 0,
         fixed: int = 0, per_step: int = 1, least: int = 1, counts: Literal["steps", "tokens"] = "steps",
     ) -> "Plan":  # fmt: skip
-        """The plan for `rows` rows on a canvas.
+        """The plan for `rows` rows on a canvas with `canvas` positions for the sketch, and `more` for the answer.
 
         fixed: forwards that a call may take besides those of its steps, the answer's at most. per_step: forwards of
         one step, or of one token where that is what forwards buy. least: steps below which the drafter cannot draft;
@@ -90,11 +90,12 @@ class Plan:
         Raises:
             ValueError: limits for another number of rows, or fewer forwards than prompt and answer may take.
         """
-        share = None if budget.effort is None else math.ceil(SHARES[budget.effort] * canvas)
+        whole = canvas + more
+        share = None if budget.effort is None else math.ceil(SHARES[budget.effort] * whole)
         limits = (_each(name, getattr(budget, name), rows) for name in ("steps", "tokens", "forwards"))
         steps, tokens = [], []
         for given, room, forwards in zip(*limits, strict=True):
-            n = min((limit for limit in (given, share) if limit is not None), default=canvas)
+            n = min((limit for limit in (given, share) if limit is not None), default=whole)
             room = canvas if room is None else min(room, canvas)
             if forwards is not None:
                 if forwards < fixed:
@@ -102,8 +103,8 @@ class Plan:
                 left = (forwards - fixed) // per_step
                 left = left if left >= least else 0
                 n, room = (min(n, left), room) if counts == "steps" else (n, min(room, left))
-            # A shortened canvas has no use for more steps than its positions, or for any where it has none.
-            steps.append(min(n, room) if n <= canvas or room == 0 else n)
+            # A shortened canvas has no use for more steps than its positions, or for any where it has no sketch.
+            steps.append(0 if room == 0 else min(n, room + more) if n <= whole else n)
             tokens.append(room if n else 0)
         return cls(tuple(steps), tuple(tokens))
 

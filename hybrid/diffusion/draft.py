@@ -87,6 +87,7 @@ class _Step:
         proposal = Proposal(
             z=z, logits=logits, where=where, tokens=z.masked_scatter(where, self.sampling.draw(logits, u)),
             is_open=is_open, is_committed=is_committed, certainty=rows.certainty, quota=clock.quota,
+            taken=clock.taken, given=clock.given,
             survive_t=self.schedule.alpha(t), survive_s=self.schedule.alpha(s),
             corruption=self.corruption, alphabet=self.alphabet, noise=rows.noise, step=step,
         )  # fmt: skip
@@ -163,7 +164,7 @@ def draft(
     check_windows(steps, is_open, decode_window)
     yield state
 
-    windows = Windows.plan(is_open, steps, decode_window)
+    denoise, windows = policy.wrapped(denoise), Windows.plan(is_open, steps, decode_window)
     rows = Rows(
         denoise, noise, windows, torch.arange(len(z), device=z.device), z, z, is_free, state.is_new, state.confidence,
         t=torch.ones_like(steps, dtype=torch.float64), window=windows.leftmost(is_open), began=torch.zeros_like(steps),

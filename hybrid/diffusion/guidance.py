@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -15,16 +16,21 @@ def pack(values: Tensor, where: Bool[Tensor, "b l"], n: int) -> Tensor:
 
     Knowing n, nobody waits for the device to count them, as `values[where]` does.
     """
-    flat = where.flatten()
-    places = torch.arange(len(flat), device=flat.device)
-    at = torch.zeros(n + 1, dtype=torch.int64, device=flat.device)
-    at = at.scatter_(0, torch.where(flat, flat.cumsum(0) - 1, n), places)[:n]
-    return values.flatten(0, 1)[at]
+    row, position = torch.nonzero_static(where, size=n).unbind(-1)
+    return values[row, position]
 
 
 def spread(values: Shaped[Tensor, "n"], where: Bool[Tensor, "b l"], fill: float) -> Shaped[Tensor, "b l"]:
     """The inverse of `pack`: values at the positions of `where`, `fill` elsewhere."""
     return torch.full(where.shape, fill, dtype=values.dtype, device=values.device).masked_scatter(where, values)
+
+
+@lru_cache(maxsize=16)
+def _among(tokens: tuple[int, ...], k: int, device: torch.device) -> Bool[Tensor, "k"]:
+    """Which of k tokens are among `tokens`."""
+    is_among = torch.zeros(k, dtype=torch.bool, device=device)
+    is_among[list(tokens)] = True
+    return is_among
 
 
 class Denoiser:
@@ -96,9 +102,7 @@ class Banned(Denoiser):
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
         logits = self.inner.logits(z, t, where)
-        is_banned = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        is_banned[list(self.banned)] = True
-        return logits.masked_fill(is_banned, -torch.inf)
+        return logits.masked_fill(_among(self.banned, logits.shape[-1], logits.device), -torch.inf)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Banned":
         return Banned(self.inner.select(rows), self.banned)
@@ -158,25 +162,51 @@ class Ending:
       after a visible end or pad stands a pad; before a visible token or end stands neither pad nor end.
     They hold under absorbing corruption alone, where what is visible is certain; under uniform corruption a visible
     end may be noise, and pads are tokens like any other.
+
+    parts: lengths of what stands on the canvas one after the other, such as sketch and answer, each of which ends by
+    itself; empty: one part.
     """
 
     end_id: int
     pad_id: int
     mask_id: int
+    parts: tuple[int, ...] = ()
 
     def is_over(self, z: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-        """Positions after a visible end or pad."""
-        stop = (z == self.end_id) | (z == self.pad_id)
-        return (stop.cumsum(-1) - stop.long()) > 0
+        """Positions after a visible end or pad of their part."""
+        return self._each((z == self.end_id) | (z == self.pad_id), _after)
 
     def is_before_text(self, z: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-        """Positions before a visible token or end."""
-        text = (z != self.pad_id) & (z != self.mask_id)
-        return (text.flip(-1).cumsum(-1).flip(-1) - text.long()) > 0
+        """Positions before a visible token or end of their part."""
+        return self._each((z != self.pad_id) & (z != self.mask_id), lambda text: _after(text.flip(-1)).flip(-1))
+
+    def _each(
+        self, seen: Bool[Tensor, "b l"], rule: Callable[[Bool[Tensor, "b _"]], Bool[Tensor, "b _"]]
+    ) -> Bool[Tensor, "b l"]:
+        return torch.cat([rule(part) for part in seen.split(self.parts, dim=1)], dim=1) if self.parts else rule(seen)
 
     def close(self, z: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Open positions after a visible end or pad become pads: their law is certain, so this costs no step."""
         return torch.where((z == self.mask_id) & self.is_over(z), self.pad_id, z)
+
+
+def _after(seen: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+    """Positions after one that is seen."""
+    return (seen.cumsum(-1) - seen.long()) > 0
+
+
+# Where a position stands on its canvas: 0, anywhere; before a visible token or end; after a visible end or pad.
+_BEFORE_TEXT, _OVER = 1, 2
+
+
+@lru_cache(maxsize=16)
+def _impossible(ending: Ending, k: int, device: torch.device) -> Bool[Tensor, "3 k"]:
+    """Tokens that cannot stand there."""
+    table = torch.zeros(3, k, dtype=torch.bool, device=device)
+    table[_BEFORE_TEXT, [ending.pad_id, ending.end_id]] = True
+    table[_OVER] = True
+    table[_OVER, ending.pad_id] = False
+    return table
 
 
 @dataclass(frozen=True)
@@ -188,12 +218,9 @@ class Ended(Denoiser):
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
         logits = self.inner.logits(z, t, where)
-        token = torch.arange(logits.shape[-1], device=logits.device)
-        is_pad = token == self.ending.pad_id
-        is_stop = is_pad | (token == self.ending.end_id)
-        over = pack(self.ending.is_over(z), where, len(logits))[:, None]
-        before_text = pack(self.ending.is_before_text(z), where, len(logits))[:, None] & ~over
-        return logits.masked_fill((over & ~is_pad) | (before_text & is_stop), -torch.inf)
+        place = torch.where(self.ending.is_over(z), _OVER, self.ending.is_before_text(z).long())
+        is_impossible = _impossible(self.ending, logits.shape[-1], logits.device)
+        return logits.masked_fill(is_impossible[pack(place, where, len(logits))], -torch.inf)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Ended":
         return Ended(self.inner.select(rows), self.ending)

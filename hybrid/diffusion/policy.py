@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.corruption import Corruption
+from hybrid.diffusion.guidance import Denoiser
 from hybrid.diffusion.proposal import Clock, Proposal
 from hybrid.kinds import register
 
@@ -49,6 +50,10 @@ class Policy:
     def times(self, clock: Clock) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
         """The time that the denoiser is told, and the time s at which the step ends: here an even grid."""
         return clock.t, 1 - (clock.taken + 1) / clock.given.double()
+
+    def wrapped(self, denoise: Denoiser) -> Denoiser:
+        """The denoiser as the policy reads it: here as it is."""
+        return denoise
 
     def keep(self, proposal: Proposal) -> Bool[Tensor, "b l"]:
         """Positions that take their drawn token now: open ones, or committed ones where the policy rereads."""

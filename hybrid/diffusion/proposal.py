@@ -40,7 +40,7 @@ class Proposal:
     z: the canvas. logits: predictions at the n positions of `where`, row by row. tokens: drawn there, else as in z.
     is_open: positions not yet decided. is_committed: those that this draft has decided, in the open window; context
         is neither. certainty: the probability each committed token had when drawn.
-    quota: positions to commit now for an even pace.
+    quota: positions to commit now for an even pace. taken, given: steps of its window, so far and in all.
     survive_t, survive_s: alpha at this step's time t and at the next, s <= t, per row.
     """
 
@@ -52,6 +52,8 @@ class Proposal:
     is_committed: Bool[Tensor, "b l"]
     certainty: Float[Tensor, "b l"]
     quota: Int[Tensor, "b"]
+    taken: Int[Tensor, "b"]
+    given: Int[Tensor, "b"]
     survive_t: Float[Tensor, "b"]
     survive_s: Float[Tensor, "b"]
     corruption: Corruption

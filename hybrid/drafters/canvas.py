@@ -7,6 +7,8 @@ block, as `shift` needs (in Dream's way, the first token is read at the one befo
 so far), and no token twice. The past is cut at the same slots: its blocks lead with the last token of the block
 before, see one another from left to right, and are what the canvas leaves in memory once it has gone by.
 
+A canvas with room for the answer goes on where the sketch's positions end, without a marker between them.
+
 Two ends of this. One block: the view is the whole canvas, with no past. Blocks of one token, shifted: nobody but the
 token's own mask would stand after the leader, so the leader is the whole view, which makes the canvas a causal row.
 """
@@ -20,7 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hybrid.diffusion.blocks import Blocks
-from hybrid.diffusion.guidance import Denoiser
+from hybrid.diffusion.corruption import Alphabet
+from hybrid.diffusion.guidance import Denoiser, Ending
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Memory, Network, Part, prompt_segment
 from hybrid.records import Prompts, Special, Spent
@@ -235,3 +238,13 @@ class CanvasDenoiser(Denoiser):
             done=self.done[rows],
             memory=self.memory and self.memory.select(rows),
         )
+
+
+def ending(special: Special, parts: tuple[int, ...] = ()) -> Ending:
+    """How the parts of a canvas end."""
+    return Ending(special.end, special.pad, special.mask, parts)
+
+
+def alphabet_of(network: Network, special: Special) -> Alphabet:
+    """What may stand on a canvas of the network's tokens."""
+    return Alphabet(special.mask, network.config.vocab_size, special.never_drafted)

@@ -16,7 +16,7 @@ from hybrid.diffusion.bound import corrupt_by_counts, cost
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.corruption import Absorbing, Alphabet, Corruption
 from hybrid.diffusion.draft import BrokenPrediction, check_policy, draft, unchanged
-from hybrid.diffusion.guidance import Banned, Denoiser, Ended, Ending, Guided, Known, pack, spread
+from hybrid.diffusion.guidance import Banned, Denoiser, Ended, Guided, Known, pack, spread
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Confidence, LeftToRight, Policy
 from hybrid.diffusion.sampling import Sampling
@@ -24,7 +24,7 @@ from hybrid.diffusion.schedule import Linear, NoiseSchedule
 from hybrid.diffusion.stop import Stop
 from hybrid.diffusion.windows import check_windows
 from hybrid.drafters.anneal import annealed, check_anneal
-from hybrid.drafters.canvas import Canvas, CanvasDenoiser, Prefix
+from hybrid.drafters.canvas import Canvas, CanvasDenoiser, Prefix, alphabet_of, ending
 from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Plan, Request, finish
 from hybrid.kinds import register
 from hybrid.nets.network import Network, prompt_segment
@@ -35,7 +35,8 @@ from hybrid.records import Batch, Special, Spent
 @register(Drafter, "diffusion")
 @dataclass(frozen=True)
 class Diffusion(Drafter):
-    """Discrete diffusion over the canvas, conditioned on the prompt.
+    """Discrete diffusion over the canvas, conditioned on the prompt. A canvas with room for the answer is one canvas:
+    the bound is over both parts, each of which ends by itself, and the policy decides over all that is open.
 
     corruption, schedule: the forward process. Under uniform corruption pads are ordinary tokens, the bound
         supervises all of the canvas, and times are continuous.
@@ -59,6 +60,7 @@ class Diffusion(Drafter):
 
     learns: ClassVar[bool] = True
     steps_matter: ClassVar[bool] = True
+    proposes: ClassVar[bool] = True
 
     corruption: Corruption = field(default_factory=Absorbing)
     schedule: NoiseSchedule = field(default_factory=Linear)
@@ -135,8 +137,8 @@ class Diffusion(Drafter):
     def plan(
         self, network: Network, batch: Batch, t: Float[Tensor, "b"], noise: Noise, special: Special
     ) -> Plan | None:
-        start, x = batch.prompts.keep.sum(-1), batch.sketch
-        alphabet = _alphabet(network, special)
+        start, x = batch.prompts.keep.sum(-1), batch.canvas(special.pad)
+        alphabet = alphabet_of(network, special)
         canvas = self._canvas(x.shape[1], special)
         blocks = canvas.blocks
         clean, is_own = blocks.rows(x), blocks.is_own(len(x), x.device)
@@ -152,20 +154,20 @@ class Diffusion(Drafter):
             segments.append(annealed(segment, self.anneal, noise, copy))
             copies.append((blocks.known(clean, z, special.mask), at, weight))
         if self.next_token:
-            segments.append(dataclasses.replace(Tokens().segment(x, start, special), name="clean"))
+            segments.append(dataclasses.replace(Tokens().segment(batch.sketch, start, special), name="clean"))
 
         def total_cost(hidden: Hidden) -> Float[Tensor, "b"]:
             total = torch.zeros(len(x), device=x.device)
             for copy, (z, at, weight) in enumerate(copies):
                 where = is_own & self.corruption.is_supervised(z, alphabet)
                 known = Known(canvas.logits(network, hidden[f"canvas{copy}"], blocks.joined(where)))
-                logits = self._ruled(known, special, alphabet).logits(z, at, where)
+                logits = self._ruled(known, special, alphabet, batch.parts).logits(z, at, where)
                 total = total + blocks.summed(self._cost(logits, clean, z, at, where, weight, alphabet))
             total = total / self.copies
             if self.next_token:
                 logits = network.logits(hidden["clean"][:, :-1]).float()
-                nll = F.cross_entropy(logits.movedim(-1, 1), x, reduction="none")
-                total = total + self.next_token * torch.where(x != special.pad, nll, 0.0).sum(-1)
+                nll = F.cross_entropy(logits.movedim(-1, 1), batch.sketch, reduction="none")
+                total = total + self.next_token * torch.where(batch.sketch != special.pad, nll, 0.0).sum(-1)
             return total
 
         is_counted = (x != special.pad) if self.corruption.marks_noise else torch.ones_like(x, dtype=torch.bool)
@@ -207,92 +209,80 @@ class Diffusion(Drafter):
         spent: Spent | None = None,
     ) -> Int[Tensor, "r l"]:
         """Drawn at temperature 1 from the prediction of pure noise, block after block."""
-        some, noise, length = batch.prompts.select(rows), noise.select(rows), batch.sketch.shape[1]
-        request = Request(some, length, special)
+        some, noise = batch.prompts.select(rows), noise.select(rows)
+        request = Request(some, batch.sketch.shape[1], special, answer_room=batch.answer_room)
         plain = dataclasses.replace(
             self, policy=LeftToRight(), decode_window=None, temperature=1.0, top_k=None, top_p=None, stop=None,
             guidance=0.0,
         )  # fmt: skip
-        steps, spent = plain.least_steps(length), spent or Spent.nothing(len(rows))
+        steps, spent = plain.least_steps(request.length), spent or Spent.nothing(len(rows))
         if len(rows) == 0:  # other ranks draft, and their networks' calls must meet
             denoise, _ = plain.bind(network, request, spent)
             for _ in range(steps):
-                denoise(batch.sketch[:0], torch.zeros(0, device=rows.device))
+                denoise(batch.canvas(special.pad)[:0], torch.zeros(0, device=rows.device))
             return batch.sketch[:0]
         try:
             drafted = finish(plain.draft(network, request, Budget(steps), noise, spent))
         except BrokenPrediction:  # the step's own losses say so, with all that it takes to compute them again
             return torch.full_like(batch.sketch[rows], special.mask)
-        return torch.where(_ending(special).is_over(drafted.sketch), special.pad, drafted.sketch)
+        return torch.where(ending(special).is_over(drafted.sketch), special.pad, drafted.sketch)
 
     def bind(self, network: Network, request: Request, spent: Spent) -> tuple[Denoiser, Prefix]:
         """The denoiser over the prompts, ruled and counted; and the prompts, which its first forward will read."""
         prompts = request.prompts
         prefix, start = Prefix(network, prompts, spent), prompts.keep.sum(-1)
-        canvas, everyone = self._canvas(request.canvas, request.special), torch.arange(len(prompts))
+        canvas, everyone = self._canvas(request.length, request.special), torch.arange(len(prompts))
         given = CanvasDenoiser(canvas, network, spent, everyone, start, prefix, torch.zeros_like(start))
         denoise: Denoiser = given
         if self.guidance:
             denoise = Guided(given, dataclasses.replace(given, prefix=None), self.guidance)
-        return self._ruled(denoise, request.special, _alphabet(network, request.special)), prefix
+        return self._ruled(denoise, request.special, alphabet_of(network, request.special), request.parts), prefix
 
     @torch.no_grad()
     def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
         assert network is not None
-        special = request.special
+        special, length = request.special, request.length
         denoise, prefix = self.bind(network, request, spent)
-        alphabet = _alphabet(network, special)
+        alphabet = alphabet_of(network, special)
         rows, device = len(request.prompts), request.prompts.tokens.device
-        steps = budget.rows(rows, request.canvas, device)
-        z = self.corruption.noise(noise.uniform(streams.RENOISE, 0, request.canvas), alphabet)
-        room = torch.full_like(steps, request.canvas) if request.room is None else request.room
-        is_free = torch.arange(request.canvas, device=device) < room[:, None]
+        steps = budget.rows(rows, length, device)
+        z = self.corruption.noise(noise.uniform(streams.RENOISE, 0, length), alphabet)
+        room = torch.full_like(steps, length) if request.room is None else request.room
+        at = torch.arange(length, device=device)
+        is_free = (at < room[:, None]) | (at >= request.canvas)
         self.check_steps(steps, is_free)
         z = torch.where(is_free, z, special.pad)
         state = None
         for state in draft(
-            denoise,
-            z,
-            self.policy,
-            steps,
-            noise,
-            corruption=self.corruption,
-            schedule=self.schedule,
-            alphabet=alphabet,
+            denoise, z, self.policy, steps, noise,
+            corruption=self.corruption, schedule=self.schedule, alphabet=alphabet, is_free=is_free,
             decode_window=self.decode_window or self.attention_block,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            stop=self.stop,
-            is_free=is_free,
-            pace=request.pace,
-            close=_ending(special).close if self.corruption.marks_noise else unchanged,
-            agree=request.agree,
-        ):
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, stop=self.stop,
+            close=ending(special, request.parts).close if self.corruption.marks_noise else unchanged,
+            pace=request.pace, agree=request.agree,
+        ):  # fmt: skip
             yield state
         assert state is not None  # draft yields its first state before any step
         is_blank = (steps == 0) | (state.step == 0)
         # Where time ran out before the first step, nobody has read the prompts, and whoever answers reads them anyway.
         memory = prefix.encoded() if state.step else None
-        return Drafted(torch.where(is_blank[:, None], special.pad, state.z), state.confidence, memory)
+        z, confidence = torch.where(is_blank[:, None], special.pad, state.z), state.confidence
+        drafted = Drafted(z[:, : request.canvas], confidence[:, : request.canvas], memory)
+        if not request.answer_room:
+            return drafted
+        return dataclasses.replace(
+            drafted, answer=z[:, request.canvas :], answer_confidence=confidence[:, request.canvas :]
+        )
 
     def check_steps(self, steps: Int[Tensor, "b"], is_free: Bool[Tensor, "b l"]) -> None:
         """Refuse fewer steps than windows, or blocks, with something to draft."""
         name = "attention_block" if self.decode_window is None else "decode_window"
         check_windows(steps, is_free, getattr(self, name), name)
 
-    def _ruled(self, denoise: Denoiser, special: Special, alphabet: Alphabet) -> Denoiser:
+    def _ruled(self, denoise: Denoiser, special: Special, alphabet: Alphabet, parts: tuple[int, ...] = ()) -> Denoiser:
         """Read as a posterior; what never stands on a canvas is banned, and what must stand there is certain.
 
         The last rests on text being certain, so it holds only where noise is marked.
         """
         banned = Banned(self.corruption.posterior(denoise, self.schedule, alphabet), special.never_drafted)
-        return Ended(banned, _ending(special)) if self.corruption.marks_noise else banned
-
-
-def _ending(special: Special) -> Ending:
-    return Ending(special.end, special.pad, special.mask)
-
-
-def _alphabet(network: Network, special: Special) -> Alphabet:
-    return Alphabet(special.mask, network.config.vocab_size, special.never_drafted)
+        return Ended(banned, ending(special, parts)) if self.corruption.marks_noise else banned

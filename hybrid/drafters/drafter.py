@@ -21,7 +21,8 @@ from hybrid.records import Batch, Prompts, Special, Spent
 class Request:
     """What a drafter is asked: prompts and canvas length. Controls also read the gold sketch, or another's.
 
-    room: positions of the canvas that each row may use, (b,); None: all. pace: the steps that the time left allows.
+    canvas: positions for the sketch. answer_room: positions after them for the answer; 0: the sketch alone is drafted.
+    room: positions that each row's sketch may use, (b,); None: all. pace: the steps that the time left allows.
     agree: whether all ranks are done when this one is; whoever stops early asks first.
     """
 
@@ -33,6 +34,17 @@ class Request:
     room: Int[Tensor, "b"] | None = None
     pace: Callable[[], int] | None = None
     agree: Callable[[bool], bool] = bool
+    answer_room: int = 0
+
+    @property
+    def length(self) -> int:
+        """Positions of the whole canvas."""
+        return self.canvas + self.answer_room
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Lengths of what stands on the canvas one after the other; empty: the sketch alone."""
+        return (self.canvas, self.answer_room) if self.answer_room else ()
 
     def select(self, rows: Int[Tensor, "r"]) -> "Request":
         def of(part: Tensor | None) -> Tensor | None:
@@ -49,19 +61,22 @@ class Drafted:
 
     memory: the prompt as the drafting network remembers it, for a decoder that shares the network.
     holds_sketch: that memory also holds the sketch, all but its end token, as a decoder would have read it.
+    answer: what the canvas holds after the sketch, where it has room for the answer; and its confidence.
     """
 
     sketch: Int[Tensor, "b l"]
     confidence: Float[Tensor, "b l"] | None = None
     memory: Memory | None = None
     holds_sketch: bool = False
+    answer: Int[Tensor, "b a"] | None = None
+    answer_confidence: Float[Tensor, "b a"] | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """A drafter's part of a training step: its row of segments, and the cost of their hidden states.
 
-    cost: hidden states -> nats per row, (b,). count: supervised tokens per row, (b,): the sketch and its end.
+    cost: hidden states -> nats per row, (b,). count: supervised tokens per row, (b,): of all that is drafted, ends too.
     """
 
     segments: list[Segment]
@@ -77,11 +92,13 @@ class Drafter:
     """Puts a sketch on the canvas. Stateless: a network is handed in, and randomness too.
 
     learns: has a network and a training cost. steps_matter: a budget in steps changes what it does.
+    proposes: drafts the answer too, and learns to, where it is given room for it.
     forwards_before, forwards_per_step: network calls that a draft takes besides its steps, and in each of them.
     """
 
     learns: ClassVar[bool] = False
     steps_matter: ClassVar[bool] = False
+    proposes: ClassVar[bool] = False
 
     @property
     def forwards_before(self) -> int:

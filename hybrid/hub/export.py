@@ -11,6 +11,7 @@ from hybrid.experiment import Experiment, load_reasoner, read_experiment
 from hybrid.frontier import read
 from hybrid.hub.pipeline import HybridReasoningPipeline
 from hybrid.nets.adapt import write_adapter
+from hybrid.nets.quantised import size_of
 from hybrid.reasoner import Reasoner
 
 
@@ -50,7 +51,7 @@ def card(run: Path, experiment: Experiment, reasoner: Reasoner, trained: dict[st
         parts = "a decoder alone"
     head = {"library_name": "diffusers", "tags": ["hybrid-reasoning", "discrete-diffusion"], "task": experiment.title}
     front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items())
-    parameters = sum(p.numel() for p in reasoner.parameters())
+    parameters = sum(map(size_of, reasoner.parameters()))
     config = plain(experiment)
     text = f"""---
 {front}---

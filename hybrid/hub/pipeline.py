@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from hybrid.build import build, plain
-from hybrid.diffusion.budget import Budget
+from hybrid.diffusion.budget import Budget, Effort, Plan
 from hybrid.diffusion.draft import State
-from hybrid.diffusion.policy import Policy
+from hybrid.drafters import Drafter
 from hybrid.drafters.diffusion import Diffusion
+from hybrid.hub.names import one_of, policy_named, stop_named
+from hybrid.hub.policies import scheduler_of, settings_of
 from hybrid.nets.adapt import merged
 from hybrid.nets.backbone import Backbone
 from hybrid.reasoner import Model, Reasoner
@@ -58,24 +60,41 @@ class HybridReasoningPipeline(DiffusionPipeline):
 
     pipeline = HybridReasoningPipeline.from_pretrained("DIR")
     pipeline(["3142"], num_inference_steps=8).answers
+
+    Its scheduler is the drafter's policy, and may be changed for another, also for one of diffusers' own:
+
+    pipeline.scheduler = BlockRefinementScheduler(threshold=0.7)
     """
 
-    _optional_components = ["drafter"]
+    _optional_components = ["drafter", "drafter_tokenizer", "scheduler"]
+    _callback_tensor_inputs = ["canvas", "is_new", "is_reopened", "confidence"]
 
-    def __init__(self, decoder: PreTrainedModel, tokenizer: Any, drafter: PreTrainedModel | None = None) -> None:
+    def __init__(
+        self,
+        decoder: PreTrainedModel,
+        tokenizer: Any,
+        drafter: PreTrainedModel | None = None,
+        drafter_tokenizer: Any | None = None,
+        scheduler: SchedulerMixin | None = None,
+    ) -> None:
         super().__init__()
-        self.register_modules(decoder=decoder, tokenizer=tokenizer, drafter=drafter)
+        self.register_modules(
+            decoder=decoder, tokenizer=tokenizer, drafter=drafter, drafter_tokenizer=drafter_tokenizer,
+            scheduler=scheduler,
+        )  # fmt: skip
         self.reasoner: Reasoner | None = None
 
     @classmethod
     def of(cls, reasoner: Reasoner) -> "HybridReasoningPipeline":
         """The pipeline round a reasoner; low-rank matrices are merged into copies of their models."""
-        networks = reasoner.networks
+        networks, reader = reasoner.networks, reasoner.tokenizer.reader
         decoder = merged(networks.decoder.model)
-        decoder.generation_config.eos_token_id = reasoner.special.end
-        decoder.generation_config.pad_token_id = reasoner.special.pad
+        decoder.generation_config.eos_token_id = reader.special.end
+        decoder.generation_config.pad_token_id = reader.special.pad
         own = None if networks.is_shared or networks.drafter is None else merged(networks.drafter.model)
-        pipeline = cls(decoder, reasoner.tokenizer.to_fast(), own)
+        others = None if reader is reasoner.tokenizer else reasoner.tokenizer.to_fast()
+        scheduler = scheduler_of(reasoner.config.drafter, reasoner.special)
+        pipeline = cls(decoder, reader.to_fast(), own, others, scheduler)
         pipeline.reasoner = reasoner
         return pipeline
 
@@ -128,36 +147,79 @@ class HybridReasoningPipeline(DiffusionPipeline):
         prompt: str | Sequence[str],
         num_inference_steps: int | None = None,
         *,
+        steps: int | None = None,
+        max_denoising_steps: int | None = None,
+        reasoning_effort: Effort | None = None,
+        gen_length: int | None = None,
+        thinking_budget: int | None = None,
+        max_new_tokens: int | None = None,
+        block_length: int | None = None,
         policy: str | dict[str, Any] | None = None,
+        remasking: str | None = None,
+        alg: str | None = None,
         threshold: float | None = None,
+        editing_threshold: float | None = None,
+        entropy_bound: float | None = None,
+        stability_threshold: int | None = None,
+        confidence_threshold: float | None = None,
         temperature: float | None = None,
-        seed: int = 0,
-        callback_on_step_end: Callable[[State], None] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        cfg_scale: float | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("canvas",),
     ) -> ReasoningOutput:
-        """Answer prompts. num_inference_steps: denoising steps; 0: no sketch; None: one per canvas position.
+        """Answer prompts. What is left out is as the model, and `scheduler`, have it. Aliases stand in brackets.
 
-        policy, threshold, temperature: instead of the drafter's own. callback_on_step_end: sees every canvas.
+        num_inference_steps (steps, max_denoising_steps): denoising steps in total; 0: no sketch; None: one per canvas
+            position. reasoning_effort: none, low, medium or high instead.
+        gen_length (thinking_budget): sketch tokens at most. max_new_tokens: answer tokens at most.
+        block_length: the sampler's window, drafted to its end before the next.
+        policy (remasking, alg): which positions a step commits; threshold, editing_threshold, entropy_bound: fields.
+        stability_threshold, confidence_threshold: stop early.
+        temperature, top_k, top_p, cfg_scale: of the sketch's draws. seed, or generator, from which one is drawn.
+        callback_on_step_end: called with the pipeline, the step, the same once more, and the tensors asked for: canvas,
+            is_new, is_reopened, confidence. It sees, and changes nothing.
 
         Raises:
-            ValueError: an unknown policy, or a budget that it cannot use.
+            ValueError: two names of one thing, an unknown policy, or a budget that it cannot use.
         """
         reasoner = self._reasoner()
-        drafter = reasoner.config.drafter
-        changes: dict[str, Any] = {}
-        if policy is not None or threshold is not None:
-            section = {"kind": policy or "threshold"} if not isinstance(policy, dict) else dict(policy)
-            section |= {} if threshold is None else {"threshold": threshold}
-            changes["policy"] = build(Policy, section, "policy")
-        if temperature is not None:
-            changes["temperature"] = temperature
-        if changes:
-            if not isinstance(drafter, Diffusion):
-                raise ValueError(f"{next(iter(changes))} is for diffusion drafters, not {type(drafter).__name__}")
-            drafter = dataclasses.replace(drafter, **changes)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        results = reasoner.reason(
-            prompts, Budget(num_inference_steps), drafter=drafter, seed=seed, watch=callback_on_step_end
+        drafter = self._drafter(
+            policy=policy_named(
+                one_of(policy=policy, remasking=remasking, alg=alg), threshold=threshold,
+                editing_threshold=editing_threshold, entropy_bound=entropy_bound,
+            ),
+            stop=stop_named(stability_threshold, confidence_threshold),
+            temperature=temperature, top_k=top_k, top_p=top_p, guidance=cfg_scale, decode_window=block_length,
+        )  # fmt: skip
+        budget = Budget(
+            one_of(num_inference_steps=num_inference_steps, steps=steps, max_denoising_steps=max_denoising_steps),
+            tokens=one_of(gen_length=gen_length, thinking_budget=thinking_budget),
+            effort=reasoning_effort,
         )
+        if generator is not None:
+            drawn = torch.randint(2**62, (), generator=generator, device=generator.device)
+            seed = one_of(seed=seed, generator=int(drawn))
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        total = max(Plan.of(budget, len(prompts), reasoner.config.canvas).steps)
+        with self.progress_bar(total=total) as bar:
+
+            def watch(state: State) -> None:
+                if state.step == 0:
+                    return
+                bar.update()
+                if callback_on_step_end is not None:
+                    shown = {"canvas": state.z, "is_new": state.is_new, "is_reopened": state.is_reopened}
+                    shown["confidence"] = state.confidence
+                    told = {name: shown[name] for name in callback_on_step_end_tensor_inputs}
+                    callback_on_step_end(self, state.step - 1, state.step - 1, told)
+
+            results = reasoner.reason(
+                prompts, budget, drafter=drafter, seed=seed or 0, watch=watch, max_answer=max_new_tokens
+            )
         calls = [r.spent["sequential_forwards"] for r in results]
         tokens = [r.spent["sketch_tokens"] + r.spent["answer_tokens"] for r in results]
         return ReasoningOutput(
@@ -167,6 +229,17 @@ class HybridReasoningPipeline(DiffusionPipeline):
             tokens_per_forward=[t / n for t, n in zip(tokens, calls, strict=True)],
             results=results,
         )
+
+    def _drafter(self, **said: Any) -> Drafter:
+        """The model's drafter as `scheduler` and the call have it."""
+        drafter = self._reasoner().config.drafter
+        changes = {name: value for name, value in said.items() if value is not None}
+        if not isinstance(drafter, Diffusion):
+            if changes:
+                raise ValueError(f"{next(iter(changes))} is for diffusion drafters, not {type(drafter).__name__}")
+            return drafter
+        scheduled = {} if self.scheduler is None else settings_of(self.scheduler)
+        return dataclasses.replace(drafter, **scheduled | changes)
 
     def _reasoner(self) -> Reasoner:
         if self.reasoner is None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from hybrid.kinds import register
 from hybrid.nets.backbone import Backbone
 from hybrid.nets.network import Network
+from hybrid.nets.quantised import make_whole
 
 
 @dataclass(frozen=True)
@@ -93,21 +94,31 @@ class Lora(Adapted):
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy with low-rank matrices and trained tokens added into the weights; the model itself where it has none."""
-    if not getattr(model, "_hf_peft_config_loaded", False):
+    """A copy with low-rank matrices and trained tokens added into the weights, and quantised ones in full; the model
+    itself where it has neither.
+    """
+    is_adapted, is_packed = getattr(model, "_hf_peft_config_loaded", False), getattr(model, "is_quantized", False)
+    if not is_adapted and not is_packed:
         return model
+    full = copy.deepcopy(model)
+    if is_packed:
+        make_whole(full)
+    if is_adapted:
+        _merge(full)
+    return full.requires_grad_(True)
+
+
+def _merge(model: PreTrainedModel) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
 
-    whole = copy.deepcopy(model)
-    for name, module in list(whole.named_modules()):
+    for name, module in list(model.named_modules()):
         layer = module.token_adapter if isinstance(module, AuxiliaryTrainingWrapper) else module
         if name and isinstance(layer, BaseTunerLayer) and not name.endswith(".token_adapter"):
             layer.merge()
-            whole.set_submodule(name, layer.get_base_layer())
-    whole._hf_peft_config_loaded = False
-    del whole.peft_config
-    return whole.requires_grad_(True)
+            model.set_submodule(name, layer.get_base_layer())
+    model._hf_peft_config_loaded = False
+    del model.peft_config
 
 
 def write_adapter(model: PreTrainedModel, folder: Path) -> None:

@@ -33,78 +33,69 @@ class Backbone:
         return self
 
 
-@register(Backbone, "qwen3")
 @dataclass(frozen=True)
-class Qwen3(Backbone):
-    """A small Qwen3 (arXiv 2505.09388): rotary positions, RMS norm, gated MLP, query and key norm.
+class FromScratch(Backbone):
+    """A small model of some family, its weights drawn at random.
 
     width: of the residual stream. heads: width / heads is the width of one. mlp: inner width over `width`.
+    initial_scale: standard deviation of the weights; null: 0.8 / sqrt(width), 0.1 at width 64. The 0.02 that is
+        customary suits widths of 1024 and more: small networks begin to learn far later from it.
     """
 
     width: int = 128
     layers: int = 4
     heads: int = 4
     mlp: float = 4.0
-    initial_scale: float = 0.02
+    initial_scale: float | None = None
 
     def __post_init__(self) -> None:
         _check_heads(self.width, self.heads)
+        if self.initial_scale is not None and self.initial_scale <= 0:
+            raise ValueError(f"initial_scale={self.initial_scale}: must be above 0, or null for 0.8 / sqrt(width)")
+
+    def _common(self, vocabulary: int) -> dict[str, Any]:
+        """What the configs of all families call alike."""
+        return {
+            "vocab_size": vocabulary,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "max_position_embeddings": 4096,
+            "initializer_range": 0.8 / self.width**0.5 if self.initial_scale is None else self.initial_scale,
+            "tie_word_embeddings": True,
+            "pad_token_id": None,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "attn_implementation": "sdpa",
+            "dtype": torch.float32,
+        }
+
+
+@register(Backbone, "qwen3")
+@dataclass(frozen=True)
+class Qwen3(FromScratch):
+    """A small Qwen3 (arXiv 2505.09388): rotary positions, RMS norm, gated MLP, query and key norm."""
 
     def build(self, vocabulary: int) -> PreTrainedModel:
         config = Qwen3Config(
-            vocab_size=vocabulary,
-            hidden_size=self.width,
+            **self._common(vocabulary),
             intermediate_size=int(self.mlp * self.width * 2 / 3),  # three matrices cost what two would at `mlp`
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
             num_key_value_heads=self.heads,
             head_dim=self.width // self.heads,
-            max_position_embeddings=4096,
-            initializer_range=self.initial_scale,
-            tie_word_embeddings=True,
-            pad_token_id=None,
-            bos_token_id=None,
-            eos_token_id=None,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
         )
         return AutoModelForCausalLM.from_config(config)
 
 
 @register(Backbone, "gpt_neox")
 @dataclass(frozen=True)
-class GPTNeoX(Backbone):
+class GPTNeoX(FromScratch):
     """A small GPT-NeoX (arXiv 2204.06745): rotary positions, layer norm, plain MLP in parallel with attention.
 
     Layer norm and GELU are single kernels on CPUs, where Qwen3's norms and gates are many small ones.
     """
 
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    mlp: float = 4.0
-    initial_scale: float = 0.02
-
-    def __post_init__(self) -> None:
-        _check_heads(self.width, self.heads)
-
     def build(self, vocabulary: int) -> PreTrainedModel:
-        config = GPTNeoXConfig(
-            vocab_size=vocabulary,
-            hidden_size=self.width,
-            intermediate_size=int(self.mlp * self.width),
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            rotary_pct=1.0,
-            max_position_embeddings=4096,
-            initializer_range=self.initial_scale,
-            tie_word_embeddings=True,
-            pad_token_id=None,
-            bos_token_id=None,
-            eos_token_id=None,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-        )
+        config = GPTNeoXConfig(**self._common(vocabulary), intermediate_size=int(self.mlp * self.width), rotary_pct=1.0)
         return AutoModelForCausalLM.from_config(config)
 
 

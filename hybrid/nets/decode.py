@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hybrid.nets.compiled import Pen, probability
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Memory, Network, Part
 from hybrid.records import Spent
@@ -32,6 +33,15 @@ class Written:
         return Memory.joined(self.parts)
 
 
+# Picks a token from each prediction, given the row of the batch that it is for, and the number of the token there.
+Draw = Callable[[Float[Tensor, "*n k"], Int[Tensor, "*r"], int | Int[Tensor, "*n"]], Int[Tensor, "*n"]]
+
+
+def greedy(logits: Float[Tensor, "*n k"], row: Int[Tensor, "*r"], number: int | Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """The likeliest token."""
+    return logits.argmax(-1)
+
+
 @torch.no_grad()
 def write(
     network: Network,
@@ -45,35 +55,46 @@ def write(
     spent: Spent,
     part: str,
     agree: Callable[[bool], bool] = bool,
+    draw: Draw = greedy,
 ) -> Written:
-    """Greedy decoding of at most `max_tokens` tokens after `prefix`, which ends in a kept token in every row.
+    """Decoding, by default greedy, of at most `max_tokens` tokens after `prefix`, which ends in a kept token in every
+    row.
 
     The memory given is used up. A row that has written its end token leaves the batch, and is charged nothing more.
     agree: whether all ranks are done when this one is; until then it keeps them company.
     """
     device = prefix[-1].tokens.device
-    rows = torch.arange(prefix[-1].tokens.shape[0])  # those that still write, on the host
+    everyone = rows = torch.arange(prefix[-1].tokens.shape[0])  # those that still write, on the host
     tokens = torch.full((len(rows), max_tokens), pad_id, device=device)
     keep, confidence = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape, device=device)
+    never = torch.zeros(network.config.vocab_size, device=device)
+    never[list(banned)] = -torch.inf
     parts: list[Part] = []
-    segments, count = list(prefix), 0
+    segments, count, pen = list(prefix), 0, None
     while not agree(len(rows) == 0):
         n = sum(s.tokens.shape[1] for s in segments)
-        context = n + (0 if memory is None else memory.keep.shape[1])
-        spent.charge(part, positions=n, flops=network.flops(n, context), rows=rows)
-        hidden, memory = network.remember(segments, memory)
-        logits = network.logits(hidden[segments[-1].name][:, -1]).float()
-        logits[:, list(banned)] = -torch.inf
-        token, at = logits.argmax(-1), rows.to(device)
+        context = n + (0 if memory is None else memory.keep.shape[1] + (0 if pen is None else pen.count))
+        spent.charge(part, positions=n, flops=network.flops(n, context), rows=slice(None) if rows is everyone else rows)
+        at = slice(None) if rows is everyone else rows.to(device)
+        if pen is None:
+            hidden, memory = network.remember(segments, memory)
+            logits = network.logits(hidden[segments[-1].name][:, -1]).float() + never
+            token = draw(logits, rows.to(device), count)
+            p = probability(logits, token)
+        else:
+            assert memory is not None  # what the pen began from
+            token, p = pen.next(token)
         if len(rows):
-            tokens[at, count], keep[at, count] = token, True
-            confidence[at, count] = logits.softmax(-1).gather(-1, token[:, None])[:, 0]
+            tokens[at, count], keep[at, count], confidence[at, count] = token, True, p
         count += 1
         ends = (token == end_id).cpu() | (count == max_tokens)  # the one wait for the device in a step
         if ends.any():
+            memory, pen = memory if pen is None else pen.memory(), None
             ended, going = (which.nonzero()[:, 0] for which in (ends, ~ends))
-            parts.append((rows[ended], memory.select(ended.to(device))))
+            parts.append((rows[ended], memory if ends.all() else memory.select(ended.to(device))))
             rows, token, memory = rows[going], token[going.to(device)], memory.select(going.to(device))
-        everyone = torch.ones_like(token[:, None], dtype=torch.bool)
-        segments = [Segment("next", token[:, None], everyone, memory.next_position[:, None], is_causal=True)]
+        if pen is None and network.compiled is not None and draw is greedy and len(rows):
+            pen = Pen(network.compiled, memory, never, max_tokens - count)
+        kept = torch.ones_like(token[:, None], dtype=torch.bool)
+        segments = [Segment("next", token[:, None], kept, memory.next_position[:, None], is_causal=True)]
     return Written(tokens[:, :count], keep[:, :count], confidence[:, :count], parts)

@@ -4,13 +4,14 @@ The two share their weights; the canvas side adds self-conditioning, which reads
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hybrid.nets.layout import Segment
+from hybrid.nets.layout import Segment, attention
 from hybrid.nets.network import Memory, Network, parts
 
 CLASS = "DiffusionGemmaForBlockDiffusion"
@@ -18,6 +19,8 @@ CLASS = "DiffusionGemmaForBlockDiffusion"
 
 class CanvasDecoder(Network):
     """Causal segments go through the encoder, and then bidirectional ones through the decoder, over all of them."""
+
+    can_compile: ClassVar[bool] = False
 
     def _states(self, segments: Sequence[Segment], memory: Memory | None) -> dict[str, Float[Tensor, "b _ d"]]:
         """Hidden states of each segment, by name.
@@ -35,7 +38,7 @@ class CanvasDecoder(Network):
             causal = [Segment("", blank, blank > 0, blank, is_causal=True)]
         self._fit_to(segments[0].tokens.device)
         row = [*causal, *canvases]
-        masks = self._masks(row, memory)
+        masks = self._masks(row, memory, attention(row, None if memory is None else memory.keep))
         assert isinstance(masks, dict)  # the family has sliding layers
         width = sum(s.tokens.shape[1] for s in causal)
         before = 0 if memory is None else memory.keep.shape[1]

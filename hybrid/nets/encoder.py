@@ -20,6 +20,7 @@ class Encoder(Network):
 
     can_write: ClassVar[bool] = False
     rereads: ClassVar[bool] = True
+    can_compile: ClassVar[bool] = False
 
     def _states(self, segments: Sequence[Segment], memory: Memory | None) -> dict[str, Float[Tensor, "b _ d"]]:
         assert memory is None, "nothing is remembered"

@@ -1,114 +1,23 @@
 """One network: rows of segments in, hidden states out, with a memory of what is already encoded."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from hybrid.nets.compiled import Compiled, evaluating
 from hybrid.nets.head import predictions
 from hybrid.nets.layout import Segment, attention, near, running
+from hybrid.nets.memory import Growing, Memory, Part
+from hybrid.nets.quantised import size_of
 from hybrid.records import Prompts
 
-
-class _ReadOnlyLayer(DynamicLayer):
-    """Attends to remembered keys and values without adding to them."""
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Keys and values of encoded tokens, for b rows.
-
-    keep: False on remembered padding.
-    """
-
-    cache: Cache
-    keep: Bool[Tensor, "b m"]
-
-    @property
-    def next_position(self) -> Int[Tensor, "b"]:
-        """Where each row goes on: positions count kept tokens only."""
-        return self.keep.sum(-1)
-
-    def select(self, rows: Int[Tensor, "r"]) -> "Memory":
-        """The memory of some of its rows, read-only if this one is; this one stays as it is."""
-        return Memory(_copy(self.cache, None, lambda part: part[rows]), self.keep[rows])
-
-    def read_only(self) -> "Memory":
-        """The same memory, to which later forwards add nothing."""
-        return Memory(_copy(self.cache, _ReadOnlyLayer), self.keep)
-
-    def fork(self) -> "Memory":
-        """The same memory, to be grown apart from this one."""
-        return Memory(_copy(self.cache, DynamicLayer), self.keep)
-
-    def first(self, columns: int) -> "Memory":
-        """What was remembered first; the rest is forgotten."""
-        return Memory(_copy(self.cache, None, lambda part: part[:, :, :columns]), self.keep[:, :columns])
-
-    def without_last(self, rows: Bool[Tensor, "b"]) -> "Memory":
-        """The last token remembered of these rows is forgotten."""
-        is_last = self.keep & (self.keep.flip(-1).cumsum(-1).flip(-1) == 1)
-        return Memory(self.cache, self.keep & ~(is_last & rows[:, None]))
-
-    def packed(self) -> "Memory":
-        """As many columns as the longest row keeps: padding between tokens goes, and each row moves to the right."""
-        columns = int(self.keep.sum(-1).max())
-        order = self.keep.int().argsort(dim=-1, stable=True)[:, self.keep.shape[1] - columns :]
-
-        def moved(part: Float[Tensor, "b h m d"]) -> Float[Tensor, "b h _ d"]:
-            return part.gather(2, order[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3]))
-
-        return Memory(_copy(self.cache, None, moved), self.keep.gather(1, order))
-
-    @classmethod
-    def joined(cls, parts: Sequence["Part"]) -> "Memory":
-        """One memory of rows that are remembered apart; each part says which of the rows its own are."""
-        order = torch.cat([rows for rows, _ in parts]).argsort()
-        columns = max(memory.keep.shape[1] for _, memory in parts)
-        free = [columns - memory.keep.shape[1] for _, memory in parts]
-        layers = []
-        for same in zip(*(memory.cache.layers for _, memory in parts), strict=True):
-            layer = _copy_layer(same[0], None)
-            for name in ("keys", "values"):
-                wide = [F.pad(getattr(old, name), (0, 0, 0, n)) for old, n in zip(same, free, strict=True)]
-                setattr(layer, name, torch.cat(wide)[order])
-            layers.append(layer)
-        keep = [F.pad(memory.keep, (0, n)) for (_, memory), n in zip(parts, free, strict=True)]
-        return cls(Cache(layers=layers), torch.cat(keep)[order])
-
-
-# A memory of some rows of a batch, and which rows those are, on the host.
-Part = tuple[Int[Tensor, "_"], Memory]
-
-
-def _copy_layer(old: DynamicLayer, kind: type[DynamicLayer] | None) -> DynamicLayer:
-    """An empty layer of `kind` (None: of its own) that is ready for such tensors."""
-    new = (kind or type(old))()
-    new.dtype, new.device, new.is_initialized = old.dtype, old.device, True
-    return new
-
-
-def _copy(
-    cache: Cache, kind: type[DynamicLayer] | None, change: Callable[[Tensor], Tensor] = lambda part: part
-) -> Cache:
-    """A cache with layers of `kind` (None: of their own) over the same keys and values, or changed ones."""
-    layers = []
-    for old in cache.layers:
-        new = _copy_layer(old, kind)
-        new.keys, new.values = change(old.keys), change(old.values)
-        layers.append(new)
-    return Cache(layers=layers)
+__all__ = ["Memory", "Network", "Part", "first_position", "parts", "prompt_segment", "reach"]
 
 
 class Network(nn.Module):
@@ -118,11 +27,14 @@ class Network(nn.Module):
 
     can_denoise: attends both ways, so that it can draft a canvas. can_write: predicts each token from its left alone.
     rereads: keeps no keys and values, so that every forward reads the prompt once more.
+    can_compile: its sampling can be, which is what `compiled` then runs.
     """
 
     can_denoise: ClassVar[bool] = True
     can_write: ClassVar[bool] = True
     rereads: ClassVar[bool] = False
+    can_compile: ClassVar[bool] = True
+    compiled: Compiled | None = None
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -143,6 +55,20 @@ class Network(nn.Module):
         self.model.base_model.compile()
         self.is_compiled = True
 
+    def compile_sampling(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile what is read over a memory: the steps of a draft, but for the first, and the tokens of an answer.
+
+        It costs half a minute or more for each kind of shape (see `Compiled`), and takes away what small networks and
+        batches spend most of their time on: starting kernels. Tokens stay those of the plain forwards, up to ties.
+        Call it when the network is where it stays: graphs do not notice a model that is moved, cast or rebuilt.
+
+        Raises:
+            ValueError: a network that does not keep keys and values alone.
+        """
+        if not self.can_compile:
+            raise ValueError(f"{type(self.model).__name__}: only what keeps keys and values alone can be compiled")
+        self.compiled = Compiled(self, backend)
+
     def forward(self, segments: Sequence[Segment], memory: Memory | None = None) -> dict[str, Float[Tensor, "b n d"]]:
         """Hidden states of each segment, by name. A memory given is seen by all, and grows unless read-only.
 
@@ -154,11 +80,8 @@ class Network(nn.Module):
             blank = Segment("", nothing, nothing == 0, nothing, is_causal=True)
             return parts(self.forward([blank])[""][:0], segments)
         if memory is not None and self.model.training:  # recomputed activations have no memory, and no dropout drafts
-            self.model.eval()
-            try:
-                return self.forward(segments, memory)
-            finally:
-                self.model.train()
+            with evaluating(self.model):
+                return self._states(segments, memory)
         return self._states(segments, memory)
 
     def _states(self, segments: Sequence[Segment], memory: Memory | None) -> dict[str, Float[Tensor, "b _ d"]]:
@@ -169,11 +92,14 @@ class Network(nn.Module):
         is_plain = self.is_compiled and (memory is not None or not torch.is_grad_enabled())
         run = trunk.forward if is_plain else trunk
         keys_and_values = {} if memory is None else {"past_key_values": memory.cache}
+        attends = attention(segments, None if memory is None else memory.keep)
+        if self.compiled is not None and memory is not None and memory.is_begun and not torch.is_grad_enabled():
+            return parts(self.compiled.states(self._read(segments), segments, attends, memory), segments)
         states = run(
             **self._read(segments),
             **keys_and_values,
             position_ids=torch.cat([s.positions for s in segments], dim=1) + self.first_position,
-            attention_mask=self._masks(segments, memory),
+            attention_mask=self._masks(segments, memory, attends),
             use_cache=memory is not None,
         ).last_hidden_state
         return parts(states, segments)
@@ -186,14 +112,22 @@ class Network(nn.Module):
         vectors = [embed(s.tokens) if s.vectors is None else s.vectors for s in segments]
         return {"inputs_embeds": torch.cat([v.to(vectors[0].dtype) for v in vectors], dim=1)}
 
-    def _masks(self, segments: Sequence[Segment], memory: Memory | None) -> Tensor | dict[str, Tensor]:
-        """The mask of a row; by kind of layer where the model has several kinds, windows cut to their distance."""
-        attends = attention(segments, None if memory is None else memory.keep)
-        if self.distance is None:
-            return self._additive(attends)
+    def _masks(
+        self, segments: Sequence[Segment], memory: Memory | None, attends: Bool[Tensor, "b 1 n m"]
+    ) -> Tensor | dict[str, Tensor]:
+        """The mask of a row of segments, after what is remembered."""
         at = torch.cat([s.positions for s in segments], dim=1)
         before = at[:, :0] if memory is None else running(memory.keep)
-        sliding = self._additive(attends & near(at, torch.cat([before, at], dim=1), self.distance))
+        return self.masks(attends, at, torch.cat([before, at], dim=1))
+
+    def masks(
+        self, attends: Bool[Tensor, "b 1 n m"], queries: Int[Tensor, "b n"], keys: Int[Tensor, "b m"]
+    ) -> Tensor | dict[str, Tensor]:
+        """The mask as the model takes it: by kind of layer where it has several kinds, windows cut to their distance.
+        queries, keys: positions."""
+        if self.distance is None:
+            return self._additive(attends)
+        sliding = self._additive(attends & near(queries, keys, self.distance))
         if not self.is_by_kind:
             return sliding
         return {"full_attention": self._additive(attends), "sliding_attention": sliding}
@@ -230,18 +164,18 @@ class Network(nn.Module):
 
     def _cache(self) -> Cache:
         """Empty. Sliding windows are the mask's business: a layer that forgot would forget by place, not position."""
-        return Cache(layers=[DynamicLayer() for _ in range(self.config.num_hidden_layers)])
+        return Cache(layers=[Growing() for _ in range(self.config.num_hidden_layers)])
 
     def flops(self, positions: int, context: float) -> float:
         """Floating-point operations of a forward over `positions` positions of one row that see `context` others
         on average: 2 per weight of every matrix that a position meets, 4 per attended pair, head width and layer.
         """
-        config = self.config
-        heads = config.num_attention_heads
+        config, heads = self.config, self.config.num_attention_heads
         head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
         attended = 4 * config.num_hidden_layers * heads * head_width * context
-        return positions * (2.0 * self._weights() + attended)
+        return positions * (2.0 * self._weights + attended)
 
+    @cached_property
     def _weights(self) -> float:
         """Weights of the matrices that one position meets: look-ups are none, of experts those that are routed to."""
         looked_up = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
@@ -251,7 +185,7 @@ class Network(nn.Module):
         total = 0.0
         for p in self._body().parameters():
             if p.ndim in (2, 3) and id(p) not in looked_up:
-                total += p.numel() * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
+                total += size_of(p) * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
         head = self.model.get_output_embeddings().weight
         has_own_head = any(p.shape == head.shape and id(p) not in looked_up for p in self._body().parameters())
         return total + (0 if has_own_head else head.numel())  # a tied head multiplies by what is looked up

@@ -17,6 +17,7 @@ from hybrid.nets.backbone import Backbone
 from hybrid.nets.conventions import CONVENTIONS
 from hybrid.nets.family import check_reading, network_of
 from hybrid.nets.network import Network
+from hybrid.nets.quantised import keep_apart, quantisation
 
 REMOTE = (
     "set trust_remote_code: true, which runs the Python files of that checkpoint on this machine, if you trust them"
@@ -34,7 +35,9 @@ class Pretrained(Backbone):
 
     name: folder or Hub name. revision: a Hub branch, tag or commit.
     dtype: the weights' precision; training wants float32. ignore_weights: beginnings of names that the checkpoint may
-    have or lack, such as a pooler. quantise: load the matrices in 4 or 8 bits (bitsandbytes, on a GPU; train by LoRA).
+    have or lack, such as a pooler.
+    quantise: hold the matrices in 4 or 8 bits (bitsandbytes) or as int8 (torchao), or as a quantization_config of
+    transformers says; they do not train, so take kind: lora round it. A run then needs the checkpoint to stay.
     trust_remote_code: run Python files of the checkpoint; never needed for the families above.
     """
 
@@ -42,7 +45,7 @@ class Pretrained(Backbone):
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     ignore_weights: tuple[str, ...] = ()
-    quantise: Literal["4bit", "8bit"] | None = None
+    quantise: Literal["4bit", "8bit", "int8"] | dict[str, Any] | None = None
     trust_remote_code: bool = False
 
     def build(self, vocabulary: int) -> PreTrainedModel:
@@ -53,35 +56,39 @@ class Pretrained(Backbone):
                 missing or unexpected weights, which are listed.
         """
         config, names = self._config()
+        config = _without_dropout(config)
         cls = _class_of(config, self.trust_remote_code)
         options: dict[str, Any] = {"key_mapping": names} if names else {}
         if self.quantise:
-            options["quantization_config"] = _quantised(self.quantise)
+            options["quantization_config"] = quantisation(self.quantise)
         try:
             with _quiet():
                 model, info = cls.from_pretrained(
                     self.name, config=config, revision=self.revision, dtype=getattr(torch, self.dtype),
-                    output_loading_info=True, **self._trusted(), **options,
+                    output_loading_info=True, ignore_mismatched_sizes=True, **self._trusted(), **options,
                 )  # fmt: skip
         except OSError as error:
             raise ValueError(self._unread(error)) from None
+        except (ImportError, NotImplementedError, RuntimeError) as error:
+            if not self.quantise:
+                raise
+            raise ValueError(f"quantise={self.quantise}: {_first(error)}") from None
         self._check_weights(model, info)
         if vocabulary != model.config.get_text_config().vocab_size:
             with _quiet():
                 model.resize_token_embeddings(vocabulary)
-        for module in model.modules():  # the reasoner's noise is passed in; a network draws none of its own
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
         return model
 
     def network(self, vocabulary: int) -> Network:
         network = network_of(self.build(vocabulary))
+        if self.quantise:
+            keep_apart(network)
         check_reading(network)
         return network
 
     def architecture(self, vocabulary: int) -> dict[str, Any] | None:
-        if self.trust_remote_code:
-            return None  # its architecture is code that only the checkpoint has
+        if self.trust_remote_code or self.quantise:
+            return None  # only the checkpoint has its code, or its matrices
         config, _ = self._config()
         data = config.to_dict()
         data["architectures"] = [_class_of(config, self.trust_remote_code).__name__]
@@ -90,7 +97,7 @@ class Pretrained(Backbone):
         return data
 
     def saved(self, path: Path) -> Backbone:
-        return Architecture(str(path)) if path.is_file() else self
+        return Architecture(str(path), self.dtype) if path.is_file() else self
 
     def _trusted(self) -> dict[str, bool]:
         return {"trust_remote_code": True} if self.trust_remote_code else {}
@@ -142,10 +149,11 @@ class Pretrained(Backbone):
 class Architecture(Backbone):
     """An untrained model of any architecture that transformers has, by its config.json.
 
-    config: a config.json with `architectures`, or the folder that holds one.
+    config: a config.json with `architectures`, or the folder that holds one. dtype: the weights' precision.
     """
 
     config: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def build(self, vocabulary: int) -> PreTrainedModel:
         path = Path(self.config) / "config.json" if Path(self.config).is_dir() else Path(self.config)
@@ -159,7 +167,7 @@ class Architecture(Backbone):
             config = AutoConfig.for_model(data.pop("model_type"), **data)
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: no config of transformers ({_first(error)})") from None
-        model = _class_of(config, False)._from_config(config, dtype=torch.float32)
+        model = _class_of(config, False)._from_config(_without_dropout(config), dtype=getattr(torch, self.dtype))
         assert isinstance(model, PreTrainedModel)
         return model
 
@@ -189,6 +197,15 @@ def _class_of(config: PreTrainedConfig, trusts: bool) -> Any:
     raise ValueError(f"model_type={config.model_type!r} ({named or 'no architecture'}) has no language model head")
 
 
+def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The same config, changed: the reasoner's noise is passed in, and a network draws none of its own."""
+    for part in (config, config.get_text_config()):
+        for name, value in vars(part).items():
+            if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                setattr(part, name, 0.0)
+    return config
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The library's own reports and bars: what matters of them is raised."""
@@ -201,15 +218,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()
-
-
-def _quantised(bits: str) -> Any:
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None or not torch.cuda.is_available():
-        missing = "bitsandbytes is not installed" if find_spec("bitsandbytes") is None else "there is no GPU"
-        raise ValueError(f"quantise={bits}: {missing}; it needs the bitsandbytes package and a CUDA GPU")
-    return transformers.BitsAndBytesConfig(**{f"load_in_{bits}": True})
 
 
 def _first(error: Exception) -> str:

@@ -39,6 +39,7 @@ class Recurrent(Network):
     """
 
     can_denoise: ClassVar[bool] = False
+    can_compile: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         nn.Module.__init__(self)
@@ -94,7 +95,7 @@ class Recurrent(Network):
             1, getattr(self.config, "num_attention_heads", 1)
         )
         heads = getattr(self.config, "num_attention_heads", 0)
-        return positions * (2.0 * self._weights() + 4 * layers * heads * width * context)
+        return positions * (2.0 * self._weights + 4 * layers * heads * width * context)
 
 
 def is_recurrent(model: PreTrainedModel) -> bool:

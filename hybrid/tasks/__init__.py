@@ -24,6 +24,7 @@ from hybrid.tasks.tokenizer import (
     Tokenizer,
     TokenizerConfig,
 )
+from hybrid.tasks.two_tokenizers import Two, TwoTokenizers
 
 __all__ = [
     "ANSWER",
@@ -52,6 +53,8 @@ __all__ = [
     "Task",
     "Tokenizer",
     "TokenizerConfig",
+    "Two",
+    "TwoTokenizers",
     "check_room",
     "collate",
     "example",

@@ -91,7 +91,7 @@ class CheckpointTokenizer(Tokenizer):
         return json.dumps({FORMAT: head, "tokenizer": json.loads(self.model.to_str())}, ensure_ascii=False, indent=1)
 
     @classmethod
-    def read(cls, data: dict[str, Any]) -> "CheckpointTokenizer":
+    def parsed(cls, data: dict[str, Any]) -> "CheckpointTokenizer":
         """The inverse of `to_json`, from its parsed text."""
         head = data[FORMAT]
         model = tokenizers.Tokenizer.from_str(json.dumps(data["tokenizer"]))
@@ -101,7 +101,7 @@ class CheckpointTokenizer(Tokenizer):
         )  # fmt: skip
 
 
-Tokenizer.formats[FORMAT] = CheckpointTokenizer.read
+Tokenizer.formats[FORMAT] = CheckpointTokenizer.parsed
 
 
 @register(TokenizerConfig, "pretrained")

@@ -28,14 +28,15 @@ def collate(
     pad, end = tokenizer.special.pad, tokenizer.special.end
     sketches = [[*tokenizer.encode(e.sketch), end] for e in examples]
     _fits(sketches, canvas, "canvas", "sketch", examples)
-    answers = [[*tokenizer.encode(e.answer), end] for e in examples]
+    reader = tokenizer.reader
+    answers = [[*reader.encode(e.answer), reader.special.end] for e in examples]
     longest = max(map(len, answers)) if max_answer is None else max_answer
     _fits(answers, longest, "max_answer", "answer", examples)
     keep = [[True] * len(row) + [False] * (longest - len(row)) for row in answers]
     return Batch(
         prompts=head,
         sketch=torch.tensor([row + [pad] * (canvas - len(row)) for row in sketches]),
-        answer=torch.tensor([row + [pad] * (longest - len(row)) for row in answers]),
+        answer=torch.tensor([row + [reader.special.pad] * (longest - len(row)) for row in answers]),
         answer_keep=torch.tensor(keep),
     )
 
@@ -70,7 +71,8 @@ def prompts(
     tokens = [[tokenizer.special.pad] * (width - len(row)) + row for row in rows]
     keep = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
     identities = [key_of(text) for text in texts] if keys is None else list(keys)
-    return Prompts(torch.tensor(identities), torch.tensor(tokens), torch.tensor(keep))
+    other = None if tokenizer.reader is tokenizer else prompts(texts, tokenizer.reader, identities)
+    return Prompts(torch.tensor(identities), torch.tensor(tokens), torch.tensor(keep), other)
 
 
 def check_room(examples: Sequence[Example], tokenizer: Tokenizer, canvas: int, max_answer: int, most: int) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import tokenizers
+from jaxtyping import Int
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 
 from hybrid.kinds import register
 from hybrid.records import Special
@@ -42,6 +44,15 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return self.model.get_vocab_size()
+
+    @property
+    def reader(self) -> "Tokenizer":
+        """The decoder's tokenizer, which writes answers: this one, unless the decoder has a vocabulary of its own."""
+        return self
+
+    def read(self, canvas: Int[Tensor, "b l"]) -> Int[Tensor, "b n"]:
+        """A canvas in the reader's ids."""
+        return canvas
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added.

@@ -1,7 +1,7 @@
 """A step whose loss is not finite: said in one line, and kept so that it can be computed again."""
 
 import os
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from hybrid.diffusion.noise import Noise
-from hybrid.experiment import TOKENIZER, read_experiment
+from hybrid.experiment import TOKENIZER, kept_model, read_experiment
 from hybrid.reasoner import Losses, Reasoner
 from hybrid.records import Batch, Prompts
 from hybrid.tasks import Tokenizer
 
 FILE = "bad_step.pt"
 TERMS = ("sketch", "answer")
+PROMPTS = ("keys", "tokens", "keep")
 
 
 def culprits(losses: Losses, keys: Tensor) -> dict[str, list[int]]:
@@ -26,7 +27,8 @@ def culprits(losses: Losses, keys: Tensor) -> dict[str, list[int]]:
 
 def part_of(batch: Batch, t: Tensor) -> dict[str, Tensor]:
     """A rank's batch and times as plain tensors."""
-    tensors = {f.name: getattr(batch.prompts, f.name) for f in fields(Prompts)}
+    prompts = {"": batch.prompts} | ({} if batch.prompts.other is None else {"other.": batch.prompts.other})
+    tensors = {f"{of}{name}": getattr(those, name) for of, those in prompts.items() for name in PROMPTS}
     tensors |= {name: getattr(batch, name) for name in ("sketch", "answer", "answer_keep")}
     return {name: tensor.cpu() for name, tensor in (tensors | {"t": t}).items()}
 
@@ -59,10 +61,12 @@ def sentence(step: int, found: list[dict[str, list[int]]], path: Path) -> str:
 def replay(folder: Path, rank: int = 0) -> Losses:
     """The losses of one rank's part of the kept step, computed again with the same weights, noise and times."""
     kept = torch.load(Path(folder) / FILE, weights_only=True)
-    reasoner = Reasoner(read_experiment(folder).model, Tokenizer.load(Path(folder) / TOKENIZER))
+    reasoner = Reasoner(kept_model(folder, read_experiment(folder)), Tokenizer.load(Path(folder) / TOKENIZER))
     reasoner.load_state_dict(kept["state_dict"])
     part = dict(kept["parts"][rank])
-    prompts = Prompts(*(part.pop(f.name) for f in fields(Prompts)))
+    prompts = Prompts(**{name: part.pop(name) for name in PROMPTS})
+    if "other.keys" in part:
+        prompts = replace(prompts, other=Prompts(**{name: part.pop(f"other.{name}") for name in PROMPTS}))
     t = part.pop("t")
     with torch.autocast("cpu", torch.bfloat16, enabled=kept["precision"].startswith("bf16")):
         return reasoner.losses(Batch(prompts, **part), Noise(kept["seed"], prompts.keys, kept["step"]), t)

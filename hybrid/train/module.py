@@ -71,7 +71,8 @@ class HybridReasoner(pl.LightningModule):
         self.stop = int(asked) or None
         model, loss = self.reasoner.config, torch.zeros((), device=self.device)
         weights = model.sketch_weight, model.answer_weight
-        for i, (name, count) in enumerate((("sketch", sketches), ("answer", answers))):
+        drafted = sketches + answers if model.answer_room else sketches
+        for i, (name, count) in enumerate((("sketch", drafted), ("answer", answers))):
             self._costs[i] = told[i] + (self._costs[i] if part.at else 0.0)
             if model.drafter.learns or name == "answer":
                 loss = loss + weights[i] * costs[i] * (world * parts / max(1.0, count))

@@ -10,8 +10,8 @@ from hybrid.train.settings import Train
 
 
 def adamw(reasoner: Reasoner, train: Train) -> torch.optim.AdamW:
-    """Weight decay on matrices only; embeddings and norms are spared."""
-    spared = {id(network.model.get_input_embeddings().weight) for network in networks(reasoner)}
+    """Weight decay on matrices only; embeddings, trained tokens under an adapter among them, and norms are spared."""
+    spared = {id(p) for network in networks(reasoner) for p in network.model.get_input_embeddings().parameters()}
     parameters = [p for p in reasoner.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2 and id(p) not in spared], "weight_decay": train.weight_decay},

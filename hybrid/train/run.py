@@ -16,7 +16,17 @@ from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, TQDMProgre
 
 from hybrid.build import ConfigError, plain
 from hybrid.config import differences, load
-from hybrid.experiment import CONFIG, TOKENIZER, TRAINED, WEIGHTS, Experiment, read_trained, save_run
+from hybrid.experiment import (
+    CONFIG,
+    TOKENIZER,
+    TRAINED,
+    WEIGHTS,
+    Experiment,
+    kept_model,
+    read_trained,
+    save_config,
+    save_run,
+)
 from hybrid.reasoner import Reasoner
 from hybrid.shard import rank_and_world
 from hybrid.sizes import sizes_table
@@ -54,10 +64,9 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
     with locked(folder) if rank == 0 else nullcontext():
         tokenizer, checkpoint = _prepared(experiment, folder, rank)
         torch.manual_seed(experiment.seed)
+        model = experiment.model if checkpoint is None else kept_model(folder, experiment)
         kind = ShardedReasoner if experiment.train.strategy == "fsdp2" else HybridReasoner
-        module = kind(
-            Reasoner(experiment.model, tokenizer), experiment.task, experiment.train, experiment.seed, Interrupts()
-        )
+        module = kind(Reasoner(model, tokenizer), experiment.task, experiment.train, experiment.seed, Interrupts())
         if progress and rank == 0:
             print(sizes_table(module.reasoner))
         if experiment.train.activation_checkpointing:
@@ -102,6 +111,7 @@ def _prepared(experiment: Experiment, folder: Path, rank: int) -> tuple[Tokenize
         tokenizer = experiment.make_tokenizer()
         if rank == 0:
             experiment.check_data(tokenizer)
+            save_run(folder, experiment, tokenizer)
     elif (folder / TOKENIZER).is_file():
         tokenizer = Tokenizer.load(folder / TOKENIZER)
     else:
@@ -109,7 +119,7 @@ def _prepared(experiment: Experiment, folder: Path, rank: int) -> tuple[Tokenize
             f"{folder} has checkpoints but no {TOKENIZER}; put it back, or name another folder with run=DIR"
         )
     if rank == 0:
-        save_run(folder, experiment, tokenizer)
+        save_config(folder, experiment)
     return tokenizer, checkpoint
 
 
