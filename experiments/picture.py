@@ -64,7 +64,8 @@ def _costs(axes: Any, panel: Panel) -> dict[str, Any]:
         xs, ys = zip(*points, strict=True)
         (line,) = axes.plot(xs, [100 * y for y in ys], color=colour, marker=marker, markeredgecolor="white")
         named[LABELS[method]] = line
-    for name, height in panel.controls.items():
+    for height in dict.fromkeys(panel.controls.values()):
+        name = ", ".join(control for control, level in panel.controls.items() if level == height)
         axes.axhline(100 * height, color=MUTED, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
         where = dict(xy=(0.99, 100 * height), xycoords=("axes fraction", "data"), ha="right", va="bottom")
         axes.annotate(name, **where, fontsize=7.5, color=MUTED)
