@@ -47,6 +47,17 @@ ROWS = {
         "Ann has 3 pens and buys 4 . How many has she ?||<<3+4=7>> #### 7\n",
         "Bob has 9 nuts and eats 2 . How many has he ?||<<9-2=7>> #### 7\n",
     ),
+    "prontoqa": (
+        '[{"question": "Max is a vumpus. Each vumpus is hot. True or false: Max is hot.", '
+        '"steps": ["Max is a vumpus. Each vumpus is hot.", "Max is hot."], "answer": "True"}]\n',
+        '[{"question": "Max is a vumpus. Each vumpus is hot. True or false: Max is not hot.", '
+        '"steps": ["Max is a vumpus. Each vumpus is hot.", "Max is hot."], "answer": "False"}]\n',
+    ),
+    "addition": ("12+34=46\n", "21+43=64\n"),
+    "sudoku": (
+        '{"input": "1000\\n0002\\n4003\\n0000", "output": "1234\\n3412\\n4123\\n2341"}\n',
+        '{"input": "1004\\n3002\\n4003\\n0300", "output": "1234\\n3412\\n4123\\n2341"}\n',
+    ),
 }
 
 

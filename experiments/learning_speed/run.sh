@@ -1,18 +1,43 @@
 #!/usr/bin/env bash
-# What lets a small drafter learn a chain: the quickstart's hybrid with one choice undone at a time.
-# Usage: bash experiments/learning_speed/run.sh [key=value ...]      results: experiments/learning_speed/results
+# What lets a small drafter learn: one choice changed at a time, on the quickstart's task and on Countdown-3.
+# Usage: bash experiments/learning_speed/run.sh [quickstart|countdown_3] [key=value ...]
+# What has a result is skipped; results (on validation): experiments/learning_speed/results/TASK/VARIANT
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=experiments/learning_speed
+declare -A config=([quickstart]=configs/quickstart/hybrid.yaml [countdown_3]=experiments/frontier/countdown_3.yaml)
+declare -A positions=([quickstart]=3500000 [countdown_3]=8000000)
+declare -A steps=([quickstart]=0,1,2,4,8,18 [countdown_3]=0,1,4,8,16,24)
+tasks=(quickstart countdown_3)
+if [ $# -gt 0 ] && [ -n "${config[$1]:-}" ]; then tasks=("$1"); shift; fi
+settings=("$@")
+
 variant() { # name, overrides...
-  local name=$1 run=runs/learning_speed/$1
+  local name=$1 run=runs/learning_speed/$task/$1 results=$here/results/$task/$1
   shift
-  hybrid train configs/quickstart/hybrid.yaml "run=$run" "$@"
-  hybrid evaluate "$run" --steps 0,1,2,4,8,18 --policies confidence --controls gold --out "$here/results/$name"
-  cp "$run/logs/metrics.csv" "$here/results/$name/curve.csv"
+  [ ! -f "$results/frontier.json" ] || return 0
+  hybrid train "${config[$task]}" "run=$run" "train.positions=${positions[$task]}" "$@" "${settings[@]}" --no-progress
+  hybrid evaluate "$run" evaluate.split=valid --steps "${steps[$task]}" --policies confidence --controls gold \
+    --examples 300 --out "$run/valid" --no-progress
+  mkdir -p "$results"
+  sed "s#${HYBRID_DATA:-data}#data#g" "$run/valid/frontier.json" >"$results/frontier.json"
+  cp "$run/logs/metrics.csv" "$results/curve.csv"
 }
-variant recipe "$@"
-variant small_initialisation model.backbone.initial_scale=0.02 "$@"
-variant unshifted model.drafter.shift=false "$@"
-variant no_next_token model.drafter.next_token=0 "$@"
-variant continuous_times model.drafter.times=continuous "$@"
+
+for task in "${tasks[@]}"; do
+  variant recipe
+  variant gold_feed "model.feed={kind: mixture, gold: 0.9, none: 0.1, drafted: 0, partial: 0, corrupted: 0}"
+  variant answer_counts_4 model.answer_weight=4
+  variant small_initialisation model.backbone.initial_scale=0.02
+  variant unshifted model.drafter.shift=false
+  variant no_next_token model.drafter.next_token=0
+  variant continuous_times model.drafter.times=continuous
+  variant masks_alike model.drafter.train_weight=0
+  variant copies_4 model.drafter.copies=4
+  variant anneal_half "model.drafter.anneal=$([ $task = quickstart ] && echo 160 || echo 600)"
+  variant batch_quarter "train.batch_size=$([ $task = quickstart ] && echo 32 || echo 16)"
+  variant average train.ema=0.99
+  variant blocks_4 model.drafter.attention_block=4
+  variant twice_the_rate "train.learning_rate=$([ $task = quickstart ] && echo 0.012 || echo 0.004)"
+  variant twice_as_long "train.positions=$((2 * positions[$task]))"
+done

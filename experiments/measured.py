@@ -1,0 +1,213 @@
+"""What is stored of the runs, and what is said of it: read, checked, chosen on validation, reported on test."""
+
+import csv
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from picture import Panel
+
+from hybrid.build import ConfigError, plain
+from hybrid.config import ABSENT, differences
+from hybrid.experiment import read_experiment
+from hybrid.frontier import CONTROLS, Frontier, Row, read
+from hybrid.metrics import wilson
+from hybrid.train.run import FREE_TO_CHANGE
+
+HERE = Path(__file__).parent
+RATIOS = {"": float("inf"), " at 1/2": 1 / 2, " at 1/4": 1 / 4, " at 1/8": 1 / 8}
+
+
+def _module(name: str, path: Path) -> Any:
+    """A module by its file: experiments are no package."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+frontier_run = _module("frontier_run", HERE / "frontier" / "run.py")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is stored of one run. latency: None where it is not measured."""
+
+    seed: int
+    valid: Frontier
+    test: Frontier
+    latency: Frontier | None
+    curve: Path
+
+
+Way = tuple[Any, ...]
+
+
+def way_of(row: Row) -> Way:
+    """What tells a run's rows apart."""
+    return row.method, row.policy, row.threshold, row.setting, row.drafts if row.policy else None, row.steps
+
+
+def measured(results: Path) -> dict[tuple[str, str], list[Measured]]:
+    """The runs that have results, by task and method.
+
+    Raises:
+        ConfigError: a file of another schema, or of another config than the experiment's own.
+    """
+    found: dict[tuple[str, str], list[Measured]] = {}
+    for folder in sorted(results.rglob("seed_*")):
+        task, method = folder.parents[1].relative_to(results).as_posix(), folder.parent.name
+        seed = int(folder.name.removeprefix("seed_"))
+        run = frontier_run.Run(task, method, seed)
+        files = {name: folder / f"{name}.json" for name in frontier_run.EVALUATIONS}
+        kept = {name: checked(file, run) if file.is_file() else None for name, file in files.items()}
+        if kept["valid"] and kept["test"]:
+            found.setdefault((task, method), []).append(Measured(seed, **kept, curve=folder / "curve.csv"))
+    return found
+
+
+def checked(file: Path, run: Any) -> Frontier:
+    """A result, which must come from the run's config. Settings that only one of the two knows are newer or gone."""
+    try:
+        frontier = read(file)
+    except ValueError as error:
+        raise ConfigError(error) from None
+    wanted = plain(read_experiment(frontier_run.ROOT / run.config, run.overrides))
+    wanted = json.loads(frontier_run.portable(json.dumps(wanted)))
+    found = differences(frontier.extra.get("config", {}), wanted)
+    other = {k: v for k, v in found.items() if not k.startswith(FREE_TO_CHANGE) and ABSENT not in v}
+    if other or "config" not in frontier.extra:
+        said = "; ".join(f"{key}: {old} there, {new} in {run.config}" for key, (old, new) in list(other.items())[:3])
+        raise ConfigError(f"result of another config ({said or 'none is kept'}); evaluate the run again", str(file))
+    return frontier
+
+
+def mean(rows: Iterable[Row], name: str) -> float | None:
+    values = [getattr(row, name) for row in rows]
+    return None if not values or None in values else fmean(values)
+
+
+def rows_of(frontiers: Sequence[Frontier], way: Way) -> list[Row]:
+    """The row of that way in each, or none where some lack it."""
+    found = [next((row for row in frontier.rows if way_of(row) == way), None) for frontier in frontiers]
+    return [row for row in found if row is not None] if None not in found else []
+
+
+def chosen(runs: Sequence[Measured], limit: float, figure: str = "accuracy") -> Way | None:
+    """The way that is best on validation, mean over seeds, in at most `limit` forwards; of equals the cheapest."""
+    best: tuple[float, float] | None = None
+    taken = None
+    for way in dict.fromkeys(way_of(row) for row in runs[0].valid.rows if row.method not in CONTROLS):
+        rows = rows_of([run.valid for run in runs], way)
+        quality, cost = mean(rows, figure), mean(rows, "sequential_forwards")
+        is_tested = bool(rows_of([run.test for run in runs], way))
+        if quality is None or cost is None or cost > limit or not is_tested:
+            continue
+        if best is None or (quality, -cost) > best:
+            best, taken = (quality, -cost), way
+    return taken
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the summary. way: as words; share: of the chain's sequential forwards."""
+
+    task: str
+    method: str
+    runs: Sequence[Measured]
+    way: Way
+    figure: str = "accuracy"
+    share: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        tests = rows_of([run.test for run in self.runs], self.way)
+        measured = [run.latency for run in self.runs if run.latency is not None]
+        timed = rows_of(measured, self.way) if len(measured) == len(self.runs) else []
+        n = sum(row.examples for row in tests)
+        right = sum(getattr(row, self.figure) * row.examples for row in tests)
+        low, high = wilson(right, n)
+        is_draft = self.figure == "draft_accuracy"
+        tokens = [mean(tests, name) or 0.0 for name in ("sketch_tokens", "answer_tokens")]
+        return {
+            "task": self.task,
+            "method": self.method,
+            "seeds": [run.seed for run in self.runs],
+            "accuracy": right / n,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "sequential_forwards": mean(tests, "denoiser_forwards" if is_draft else "sequential_forwards"),
+            "tokens": tokens[0] if is_draft else sum(tokens),
+            "seconds_per_example_b1": None if is_draft else mean(timed, "seconds_per_example"),
+            "parameters": mean(tests, "parameters"),
+            "training_positions": mean(tests, "training_positions"),
+        }
+
+    def said(self) -> str:
+        """The way in words."""
+        _, policy, threshold, setting, _, steps = self.way
+        parts = [policy, None if threshold is None else f"{threshold:g}", setting]
+        return " ".join(str(p) for p in parts if p) + ("" if steps is None else f" in {steps} steps")
+
+
+def entries(found: dict[tuple[str, str], list[Measured]]) -> list[Entry]:
+    """All lines: per task each method, the hybrids within shares of the chain's forwards, and the controls."""
+    listed = []
+    for task in dict.fromkeys(task for task, _ in found):
+        chain = chain_forwards(found, task)
+        for method in frontier_run.METHODS:
+            runs = found.get((task, method), [])
+            if not runs:
+                continue
+            is_hybrid = method.startswith("hybrid")
+            for name, ratio in RATIOS.items():
+                limit = float("inf") if ratio == float("inf") else ratio * (chain or 0.0)
+                if (name and not is_hybrid) or (way := chosen(runs, limit)) is None:
+                    continue
+                listed.append(Entry(task, method + name, runs, way, share=ratio))
+            if is_hybrid and (way := chosen(runs, float("inf"), "draft_accuracy")) is not None:
+                listed.append(Entry(task, f"{method}, draft alone", runs, way, "draft_accuracy"))
+        if runs := found.get((task, "hybrid"), []):
+            ways = dict.fromkeys(way_of(row) for row in runs[0].test.rows if row.method in CONTROLS)
+            listed += [Entry(task, f"control: {way[0]}", runs, way) for way in ways]
+    return listed
+
+
+def chain_forwards(found: dict[tuple[str, str], list[Measured]], task: str) -> float | None:
+    """On validation, mean over seeds; None where the chain was not run."""
+    rows = [row for run in found.get((task, "chain"), []) for row in run.valid.rows if row.method == "chain"]
+    return mean(rows, "sequential_forwards")
+
+
+def panels(found: dict[tuple[str, str], list[Measured]]) -> list[Any]:
+    """What the picture shows of each task: of every method the best way within every budget, chosen on validation."""
+    shown = []
+    for task in dict.fromkeys(task for task, _ in found):
+        costs, growth = {}, {}
+        for method in frontier_run.METHODS:
+            if not (runs := found.get((task, method))):
+                continue
+            limits = {row.sequential_forwards for run in runs for row in run.valid.rows if row.method not in CONTROLS}
+            ways = dict.fromkeys(chosen(runs, limit) for limit in sorted(limits))
+            tests = [rows_of([run.test for run in runs], way) for way in ways if way is not None]
+            costs[method] = sorted((mean(t, "sequential_forwards"), mean(t, "accuracy")) for t in tests)
+            growth[method] = [_growth(run.curve) for run in runs if run.curve.is_file()]
+        hybrid = found.get((task, "hybrid"), [])
+        named = dict.fromkeys(row.method for run in hybrid for row in run.test.rows if row.method in CONTROLS)
+        levels = {n: mean([r for run in hybrid for r in run.test.rows if r.method == n], "accuracy") for n in named}
+        shown.append(Panel(task, costs, growth, levels))
+    return shown
+
+
+def _growth(curve: Path) -> list[tuple[float, float]]:
+    """(positions, accuracy at the whole budget) of every validation."""
+    with open(curve, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    budgets = {name.removeprefix("valid/accuracy").strip("_"): name for name in rows[0] if "/accuracy" in name}
+    name = budgets[max(budgets, key=lambda budget: int(budget or 0))]
+    return [(float(row["valid/positions"]), float(row[name])) for row in rows]

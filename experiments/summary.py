@@ -1,0 +1,46 @@
+"""One table and one picture of all that has been measured: `python experiments/summary.py`.
+
+Reads the stored results, needs neither data nor weights, and writes summary.json, frontiers.png and the tables of
+README.md and learning_speed/README.md. Of every method's ways of drafting (policy, threshold, steps) the one with the
+best accuracy on validation is taken, within each share of the chain's sequential forwards; what is reported of it is
+the test.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import picture
+from measured import entries, measured, panels
+from tables import corrupted_table, learning_table, put, steps_table, summary_table
+
+from hybrid.build import ConfigError
+from hybrid.frontier import write_atomically
+
+HERE = Path(__file__).parent
+LEARNING = HERE / "learning_speed"
+
+
+def main(results: Path = HERE / "frontier" / "results", out: Path = HERE, say: Callable[[str], None] = print) -> int:
+    try:
+        found = measured(results)
+    except ConfigError as error:
+        print(f"summary: {error}", file=sys.stderr)
+        return 2
+    steps = steps_table(found)
+    say(steps)
+    listed = entries(found)
+    table = summary_table(listed)
+    say(table)
+    text = json.dumps([entry.plain() for entry in listed], indent=1) + "\n"
+    write_atomically(out / "summary.json", text.encode())
+    put(out / "README.md", {"steps": steps, "summary": table, "corrupted": corrupted_table(results)})
+    variants = {task: learning_table(LEARNING / "results" / task) for task in ("quickstart", "countdown_3")}
+    put(out / LEARNING.name / "README.md", variants)
+    picture.plot(panels(found), out / "frontiers.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

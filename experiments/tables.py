@@ -1,0 +1,116 @@
+"""The tables of the pages, as Markdown."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from measured import RATIOS, Entry, Measured, frontier_run, mean
+
+from hybrid.build import ConfigError
+from hybrid.frontier import read, write_atomically
+
+NOT_RUN = "not run"
+
+
+def steps_table(found: dict[tuple[str, str], list[Measured]]) -> str:
+    """How many denoising steps fit in each share of the chain's forwards.
+
+    A hybrid spends its steps and one for each token of the answer; where the answer is drafted too and verified in one
+    forward, its steps and one.
+    """
+    shares = [ratio for ratio in RATIOS.values() if ratio < 1]
+    heads = ["task", "sketch", "answer", "chain's forwards", *(f"{share:g}" for share in shares)]
+    heads += [f"{share:g}, answer verified" for share in shares]
+    lines = []
+    for task in dict.fromkeys(task for task, _ in found):
+        rows = [row for run in found.get((task, "chain"), []) for row in run.valid.rows if row.method == "chain"]
+        if not rows:
+            lines.append([task, *[NOT_RUN] * (len(heads) - 1)])
+            continue
+        sketch, answer, chain = (mean(rows, n) or 0.0 for n in ("gold_length", "answer_tokens", "sequential_forwards"))
+        allowed = [int(share * chain - own) for own in (answer, 1.0) for share in shares]
+        numbers = [f"{x:.1f}" for x in (sketch, answer, chain)]
+        lines.append([task, *numbers, *(str(n) if n > 0 else "–" for n in allowed)])
+    return markdown(heads, lines)
+
+
+def summary_table(listed: Sequence[Entry]) -> str:
+    heads = [
+        "task", "method", "seeds", "accuracy %", "sequential forwards", "of the chain's", "tokens", "ms at batch 1",
+        "million positions", "way, chosen on validation",
+    ]  # fmt: skip
+    lines: list[list[str]] = []
+    for task in dict.fromkeys([*frontier_run.MAIN, *frontier_run.EXTRA, *(entry.task for entry in listed)]):
+        own = [entry for entry in listed if entry.task == task]
+        chain = next((e.plain()["sequential_forwards"] for e in own if e.method == "chain"), None)
+        lines += [_line(entry, chain) for entry in own]
+        planned = dict.fromkeys(run.method for run in frontier_run.planned([task], [], [0]))
+        absent = [method for method in planned if method not in {entry.method for entry in own}]
+        lines += [[task, method, NOT_RUN, *[""] * (len(heads) - 3)] for method in absent]
+    return markdown(heads, lines)
+
+
+def _line(entry: Entry, chain: float | None) -> list[str]:
+    p = entry.plain()
+    seconds, cost = p["seconds_per_example_b1"], p["sequential_forwards"]
+    return [
+        entry.task,
+        entry.method,
+        ", ".join(map(str, p["seeds"])),
+        f"{100 * p['accuracy']:.1f} [{100 * p['accuracy_low']:.1f}, {100 * p['accuracy_high']:.1f}]",
+        f"{cost:.1f}",
+        "–" if chain is None else f"{cost / chain:.2f}",
+        f"{p['tokens']:.1f}",
+        "–" if seconds is None else f"{1000 * seconds:.1f}",
+        f"{p['training_positions'] / 1e6:.1f}",
+        entry.said(),
+    ]
+
+
+def learning_table(results: Path) -> str:
+    """Variants of one task: how many steps their positions were, the bound on validation, accuracy by budget."""
+    lines, heads = [], ["variant", "steps", "million positions", "sketch bound", "answer, gold sketch"]
+    runs = {folder.name: read(folder / "frontier.json") for folder in results.glob("*") if folder.is_dir()}
+    budgets = sorted({row.steps for run in runs.values() for row in run.rows if row.steps is not None})
+    for name, run in runs.items():
+        with open(results / name / "curve.csv", encoding="utf-8", newline="") as file:
+            last = [row for row in csv.DictReader(file) if row.get("valid/bound")][-1]
+        found = {row.steps: f"{100 * row.accuracy:.1f}" for row in run.rows if row.method == "hybrid"}
+        costs = [f"{float(last[f'valid/{part}']):.3f}" for part in ("bound", "answer_gold")]
+        line = [name, last["step"], f"{float(last['valid/positions']) / 1e6:.1f}", *costs]
+        lines.append([*line, *(found.get(budget, "–") for budget in budgets)])
+    if not lines:
+        return "**Not run.**"
+    lines.sort(key=lambda line: (line[0] != "recipe", float(line[3])))
+    return markdown([*heads, *(f"{budget} steps" for budget in budgets)], lines)
+
+
+def corrupted_table(results: Path) -> str:
+    """Accuracy of the decoder on gold sketches of which some tokens are wrong, by what they are."""
+    heads, lines = ["task", "corrupted"], []
+    runs = {folder: read(folder / "corrupted.json") for folder in sorted(results.glob("*/hybrid/seed_0"))
+            if (folder / "corrupted.json").is_file()}  # fmt: skip
+    counts = list(dict.fromkeys(row.setting or "" for run in runs.values() for row in run.rows))
+    for run in runs.values():
+        for name in dict.fromkeys(row.method for row in run.rows):
+            found = {row.setting: f"{100 * row.accuracy:.1f}" for row in run.rows if row.method == name}
+            what = name.removeprefix("gold, ").removesuffix(" corrupted")
+            lines.append([run.task, what, *(found.get(count, "–") for count in counts)])
+    return markdown([*heads, *counts], lines) if lines else "**Not run.**"
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def put(file: Path, tables: dict[str, str]) -> None:
+    """Replace what stands between `<!-- name -->` and `<!-- end name -->`."""
+    text = file.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        head, opened, rest = text.partition(f"<!-- {name} -->")
+        _, closed, tail = rest.partition(f"<!-- end {name} -->")
+        if not opened or not closed:
+            raise ConfigError(f"no place for the table {name}: <!-- {name} --> ... <!-- end {name} -->", str(file))
+        text = f"{head}{opened}\n{table}\n{closed}{tail}"
+    write_atomically(file, text.encode())
