@@ -24,7 +24,7 @@ def assert_same(plain, compiled, calls):
 
 def drafts_and_answers_are_the_same_in_few_graphs():
     """Ragged batches, rows that end early, other numbers of rows and of columns: traced, not yet translated."""
-    plain, compiled, counter = (*(tiny_reasoner(max_answer=6) for _ in range(2)), CompileCounter())
+    plain, compiled, counter = (*(tiny_reasoner(seed=1, max_answer=6) for _ in range(2)), CompileCounter())
     compiled.compile_sampling(counter)
     calls = [(PROMPTS, Budget(3)), (PROMPTS[:3], Budget(2)), (PROMPTS[2:], Budget(6)), (PROMPTS, Budget(0))]
     calls += [(PROMPTS[:1], Budget(2)), (PROMPTS[3:], Budget(3))]
