@@ -2,6 +2,7 @@
 made of the wrappers. `python compiled.py NAME ...`"""
 
 import sys
+import warnings
 
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -51,6 +52,18 @@ def training_goes_on_in_between():
     assert_same(plain, compiled, [(PROMPTS, Budget(2))])
     assert compiled.networks.decoder.model.training
     assert all(torch.equal(a, b) for a, b in zip(before, compiled.state_dict().values(), strict=True))
+
+
+def what_cannot_be_compiled_runs_plainly():
+    def broken(graph, inputs):
+        raise NotImplementedError("no such shapes")
+
+    plain, compiled = (tiny_reasoner() for _ in range(2))
+    compiled.compile_sampling(broken)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert_same(plain, compiled, [(PROMPTS, Budget(3))])
+    assert any("not compiled" in str(w.message) and "no such shapes" in str(w.message) for w in told)
 
 
 def translated_graphs_give_the_same():

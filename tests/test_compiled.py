@@ -17,7 +17,11 @@ def run(*names):
 
 
 def test_what_is_traced_gives_the_same_in_few_graphs():
-    run("drafts_and_answers_are_the_same_in_few_graphs", "training_goes_on_in_between")
+    run(
+        "drafts_and_answers_are_the_same_in_few_graphs",
+        "training_goes_on_in_between",
+        "what_cannot_be_compiled_runs_plainly",
+    )
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A network's sampling as compiled graphs: its kernels are shorter than what it takes to launch them one by one."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from transformers.cache_utils import Cache, DynamicLayer
 
 from hybrid.nets.layout import Segment, running
@@ -53,6 +55,27 @@ def _guards(entries: Sequence[Any]) -> list[bool]:
     ]
 
 
+def _graph(run: Callable[..., Any], backend: str | Callable[..., Any]) -> Callable[..., Any]:
+    """`run` compiled. Where the compiler fails, which is before anything has run, it is left at `run` from then on."""
+    compiled = torch.compile(run, backend=backend, dynamic=True, options={"guard_filter_fn": _guards})
+
+    is_broken = False
+
+    def attempt(*inputs: Any) -> Any:
+        nonlocal is_broken
+        if is_broken:
+            return run(*inputs)
+        try:
+            return compiled(*inputs)
+        except TorchDynamoException as error:
+            is_broken = True
+            said = " ".join(str(error).strip().splitlines()[:2])
+            warnings.warn(f"not compiled, run as it is: {said}", stacklevel=2)
+            return run(*inputs)
+
+    return attempt
+
+
 class Compiled:
     """The two forwards of sampling over a memory, in place and in graphs.
 
@@ -65,12 +88,7 @@ class Compiled:
 
     def __init__(self, network: Any, backend: str | Callable[..., Any] = "inductor") -> None:
         self.network = network
-        self._run_states: Callable[..., Any]
-        self._run_next: Callable[..., Any]
-        self._run_states, self._run_next = (
-            torch.compile(run, backend=backend, dynamic=True, options={"guard_filter_fn": _guards})
-            for run in (self._states, self._next)
-        )
+        self._run_states, self._run_next = (_graph(run, backend) for run in (self._states, self._next))
 
     def _trunk(
         self,
