@@ -140,17 +140,8 @@ def _folder(experiment: Any, config: str) -> Path:
     return Path("runs") / (path.stem if of in ("", "configs") else f"{of}-{path.stem}")
 
 
-def _read(options: Any, extra: Sequence[str] = ()) -> Any:
-    from hybrid.config import add_fork_path
-    from hybrid.experiment import read_experiment
-
-    path = getattr(options, "config", None) or options.run
-    add_fork_path(path)
-    return read_experiment(path, [*options.overrides, *extra])
-
-
 def _train(options: Any) -> int | None:
-    experiment = _read(options)
+    experiment = cli_tools.read(options)
     folder = _folder(experiment, options.config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,11 +176,10 @@ def _evaluate(options: Any) -> int | None:
     from hybrid import report
     from hybrid.build import plain
     from hybrid.evaluate import evaluate, ways
-    from hybrid.experiment import is_run, load_reasoner
+    from hybrid.experiment import check_run, load_reasoner
     from hybrid.shard import joined, own_device
 
-    if not is_run(options.run):
-        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    check_run(options.run)
     lists = {k: getattr(options, k) for k in ("steps", "policies", "controls", "answers")}
     extra = [f"evaluate.{k}=[{v}]" for k, v in lists.items() if v is not None]
     extra += [
@@ -197,14 +187,15 @@ def _evaluate(options: Any) -> int | None:
         for k in ("examples", "batch", "drafts", "temperature")
         if (v := getattr(options, k)) is not None
     ]
-    experiment = _read(options, extra)
+    experiment = cli_tools.read(options, extra)
     reasoner, trained = load_reasoner(options.run, experiment)
     examples = experiment.examples(experiment.evaluate.split)
-    ways(reasoner, experiment.evaluate)  # refuses what makes no sense before any process is started
+    ways(reasoner, experiment.evaluate)  # refuses what makes no sense before any process is started, as the next line
+    device = own_device(options.device)
     if (status := _started(options)) is not None:
         return status
     with joined(experiment.train.timeout) as shard:
-        reasoner.to(own_device(options.device))
+        reasoner.to(device)
         frontier = evaluate(
             reasoner, experiment.task, examples, experiment.evaluate, name=experiment.title, seed=experiment.seed,
             training_positions=float(trained["positions"]), progress=not options.no_progress, shard=shard,
@@ -223,7 +214,7 @@ def _evaluate(options: Any) -> int | None:
 def _sample(options: Any) -> int | None:
     cli_sample.check(options)
     options.overrides = []
-    return cli_sample.run(options, _read(options), _started)
+    return cli_sample.run(options, cli_tools.read(options), _started)
 
 
 def _show(options: Any) -> None:
@@ -231,7 +222,7 @@ def _show(options: Any) -> None:
     from hybrid.config import dump
     from hybrid.describe import kinds_table, parameters_table
 
-    experiment = _read(options)
+    experiment = cli_tools.read(options)
     print(dump(plain(experiment)))
     print(parameters_table(experiment))
     print(kinds_table())

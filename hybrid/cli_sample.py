@@ -29,7 +29,9 @@ def arguments(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--live", action="store_true", help="show the canvas while it is denoised")
     sample.add_argument("--delay", type=float, help="with --live: seconds that each state is shown")
     sample.add_argument("--trace", metavar="FILE", help="every state as data; `hybrid report FILE --out DIR` plays it")
-    sample.add_argument("--compile", action="store_true", help="compile first: a minute or two that many prompts repay")
+    sample.add_argument(
+        "--compile", action="store_true", help="compile first: half a minute or more that many prompts repay"
+    )
     sample.add_argument("--batch", type=int, default=64, help="prompts answered together")
     sample.add_argument("--devices", type=int, default=1, help="processes that share the prompts")
     sample.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda:N")
@@ -38,10 +40,9 @@ def arguments(sample: argparse.ArgumentParser) -> None:
 
 def check(options: Any) -> None:
     """Refuse what makes no sense before anything is read."""
-    from hybrid.experiment import is_run
+    from hybrid.experiment import check_run
 
-    if not is_run(options.run):
-        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    check_run(options.run)
     if options.live and options.json:
         raise ValueError("--live is for eyes and --json for programs: give one, or --live with --trace FILE")
 
@@ -57,17 +58,21 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     budget = Budget(options.steps, options.tokens, options.forwards, options.ms, options.effort)
     prompts = read_prompts(options.prompt, options.file, options.paragraphs)
     reasoner, _ = load_reasoner(options.run, experiment)
-    if options.compile:
-        reasoner.compile_sampling()
     drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature)
     line = as_json if options.json else as_text
     several = {"drafts": options.drafts, "choose": options.choose}
     several |= {"answer": options.answer, "answer_temperature": options.answer_temperature}
-    device = own_device(options.device)
-    if options.live or options.trace or options.delay is not None:
-        if options.devices > 1 or options.out:
-            raise ValueError("--live and --trace are for one process and standard output: leave --devices and --out")
-        reasoner.to(device)
+    device, is_seen = own_device(options.device), options.live or options.trace or options.delay is not None
+    if is_seen and (options.devices > 1 or options.out):
+        raise ValueError("--live and --trace are for one process and standard output: leave --devices and --out")
+    if options.devices > 1 and options.file in (None, "-") and not options.prompt:
+        raise ValueError("--devices shares the prompts of a --file, which standard input is not")
+    if (status := started(options)) is not None:
+        return status
+    reasoner.to(device)
+    if options.compile:
+        reasoner.compile_sampling()
+    if is_seen:
         results = seen(
             reasoner, prompts, budget, drafter=drafter, seed=options.seed, out=sys.stdout, task=experiment.title,
             live=options.live, delay=options.delay, trace=options.trace, **several,
@@ -75,12 +80,7 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
         for prompt, result in zip(prompts, results, strict=True):
             print(line(prompt, result))
         return 0
-    if options.devices > 1 and options.file in (None, "-") and not options.prompt:
-        raise ValueError("--devices shares the prompts of a --file, which standard input is not")
-    if (status := started(options)) is not None:
-        return status
     with joined(experiment.train.timeout) as shard:
-        reasoner.to(device)
         found = answers(
             reasoner, prompts, budget, drafter, seed=options.seed, batch=options.batch, shard=shard, **several,
             progress=options.out is not None and sys.stderr.isatty(),

@@ -1,8 +1,8 @@
-"""Commands around a run: hybrid check-data | export | harness."""
+"""Commands around a run: hybrid check-data | export | harness; and the config that every command reads."""
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,20 @@ def add_commands(command: Command, overrides: dict[str, Any]) -> None:
     harness.add_argument("--out", help="file for the harness's results as JSON")
 
 
+def read(options: Any, extra: Sequence[str] = ()) -> Any:
+    """The experiment of a command's config or run folder, with its overrides."""
+    from hybrid.config import add_fork_path
+    from hybrid.experiment import read_experiment
+
+    path = getattr(options, "config", None) or options.run
+    add_fork_path(path)
+    return read_experiment(path, [*options.overrides, *extra])
+
+
 def _check_data(options: Any) -> None:
     from hybrid.data_check import check_data
 
-    report = check_data(_experiment(options), options.samples)
+    report = check_data(read(options), options.samples)
     print("\n".join(report.lines))
     if report.faults:
         print("\n".join(f"fault: {fault}" for fault in report.faults))
@@ -50,11 +60,10 @@ def _check_data(options: Any) -> None:
 
 def _export(options: Any) -> None:
     from hybrid.config import add_fork_path
-    from hybrid.experiment import is_run
+    from hybrid.experiment import check_run
     from hybrid.hub.export import export, push
 
-    if not is_run(options.run):
-        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    check_run(options.run)
     add_fork_path(options.run)
     made = export(options.run, options.out, adapters=options.adapters)
     print("written: " + ", ".join(str(path) for path in made))
@@ -64,20 +73,17 @@ def _export(options: Any) -> None:
 
 def _harness(options: Any) -> None:
     from hybrid.config import add_fork_path
-    from hybrid.experiment import is_run
-    from hybrid.shard import own_device
+    from hybrid.experiment import check_run
 
     try:
         from hybrid.harness import HybridLM, run_tasks
     except ImportError:
         raise ValueError("harness needs the package lm-eval: pip install 'hybrid-reasoning[harness]'") from None
-    if not is_run(options.run):
-        raise ValueError(f"{options.run} is not a run folder; train one with `hybrid train CONFIG`")
+    check_run(options.run)
     add_fork_path(options.run)
-    device = str(own_device(options.device))
     model = HybridLM(
         options.run, options.steps, options.join, options.score, options.samples, batch_size=options.batch,
-        device=device,
+        device=options.device,
     )  # fmt: skip
     results = run_tasks(
         model, options.tasks.split(","), include=options.include, limit=options.limit, options=options.gen_kwargs
@@ -89,13 +95,3 @@ def _harness(options: Any) -> None:
     if options.out:
         Path(options.out).write_text(json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8")
         print(f"written: {options.out}")
-
-
-def _experiment(options: Any) -> Any:
-    from hybrid.config import add_fork_path
-    from hybrid.experiment import read_experiment
-
-    if wrong := [text for text in options.overrides if "=" not in text]:
-        raise ValueError(f"override {wrong[0]!r}: expected key=value")
-    add_fork_path(options.config)
-    return read_experiment(options.config, options.overrides)

@@ -133,6 +133,16 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / CONFIG).is_file()
 
 
+def check_run(path: str | Path) -> None:
+    """Refuse what is no run folder.
+
+    Raises:
+        ConfigError: naming the path.
+    """
+    if not is_run(path):
+        raise ConfigError(f"{path} is not a run folder; train one with `hybrid train CONFIG`")
+
+
 def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment of a config file, or of a run folder, with overrides on top.
 

@@ -54,9 +54,11 @@ class HybridLM(LM):
             raise ValueError(f"score={score!r}: must be bound or answer")
         if int(samples) < 1 or int(batch_size) < 1:
             raise ValueError(f"samples={samples}, batch_size={batch_size}: must be 1 or more")
-        self.reasoner = (run if isinstance(run, Reasoner) else load_run(run)).eval()
-        if device is not None:
-            self.reasoner.to(device)
+        if not isinstance(run, Reasoner):
+            run = load_run(run, device or "auto")
+        elif device is not None:
+            run.to(device)
+        self.reasoner = run.eval()
         own = self.reasoner.config.drafter
         self.drafter = own if isinstance(own, Diffusion) else None
         if score == "bound" and (self.drafter is None or self.reasoner.config.answer_room):
