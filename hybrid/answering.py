@@ -129,6 +129,7 @@ class Answering:
             type(drafter),
             drafter.forwards_per_step,
             writing.how,
+            self.model.max_answer,
         )
         if shape in self.timings:
             return self.timings[shape], began

@@ -209,7 +209,7 @@ class Reasoner(nn.Module):
         answering = self.answering
         if max_answer is not None:
             model = dataclasses.replace(self.config, max_answer=max_answer)
-            answering = dataclasses.replace(answering, model=model, timings={})
+            answering = dataclasses.replace(answering, model=model)  # the same timings, which know the room
         self._check_room(prompts, answering.model.max_answer)
         return answering.reason(
             prompts.to(self.device), budget or Budget(), drafter or self.config.drafter,
