@@ -20,6 +20,7 @@ from hybrid.metrics import wilson
 from hybrid.train.run import FREE_TO_CHANGE
 
 HERE = Path(__file__).parent
+APART = ("diffusion", *CONTROLS)  # rows of a hybrid's results that are no hybrid's
 RATIOS = {"": float("inf"), " at 1/2": 1 / 2, " at 1/4": 1 / 4, " at 1/8": 1 / 8}
 
 
@@ -51,7 +52,8 @@ Way = tuple[Any, ...]
 
 def way_of(row: Row) -> Way:
     """What tells a run's rows apart."""
-    return row.method, row.policy, row.threshold, row.setting, row.drafts if row.policy else None, row.steps
+    drafted = (row.drafts, row.answer) if row.policy else (None, None)
+    return row.method, row.policy, row.threshold, row.setting, *drafted, row.steps
 
 
 def measured(results: Path) -> dict[tuple[str, str], list[Measured]]:
@@ -99,11 +101,16 @@ def rows_of(frontiers: Sequence[Frontier], way: Way) -> list[Row]:
     return [row for row in found if row is not None] if None not in found else []
 
 
-def chosen(runs: Sequence[Measured], limit: float, figure: str = "accuracy") -> Way | None:
-    """The way that is best on validation, mean over seeds, in at most `limit` forwards; of equals the cheapest."""
+def chosen(
+    runs: Sequence[Measured], limit: float, figure: str = "accuracy", apart: tuple[str, ...] = APART
+) -> Way | None:
+    """The way that is best on validation, mean over seeds, in at most `limit` forwards; of equals the cheapest.
+
+    apart: rows of these methods are not asked.
+    """
     best: tuple[float, float] | None = None
     taken = None
-    for way in dict.fromkeys(way_of(row) for row in runs[0].valid.rows if row.method not in CONTROLS):
+    for way in dict.fromkeys(way_of(row) for row in runs[0].valid.rows if row.method not in apart):
         rows = rows_of([run.valid for run in runs], way)
         quality, cost = mean(rows, figure), mean(rows, "sequential_forwards")
         is_tested = bool(rows_of([run.test for run in runs], way))
@@ -150,7 +157,7 @@ class Entry:
 
     def said(self) -> str:
         """The way in words."""
-        _, policy, threshold, setting, _, steps = self.way
+        _, policy, threshold, setting, _, _, steps = self.way
         parts = [policy, None if threshold is None else f"{threshold:g}", setting]
         return " ".join(str(p) for p in parts if p) + ("" if steps is None else f" in {steps} steps")
 
@@ -170,6 +177,8 @@ def entries(found: dict[tuple[str, str], list[Measured]]) -> list[Entry]:
                 if (name and not is_hybrid) or (way := chosen(runs, limit)) is None:
                     continue
                 listed.append(Entry(task, method + name, runs, way, share=ratio))
+            if method == "hybrid_verified" and (way := chosen(runs, float("inf"), apart=("hybrid", *CONTROLS))):
+                listed.append(Entry(task, "diffusion", runs, way))
             if is_hybrid and (way := chosen(runs, float("inf"), "draft_accuracy")) is not None:
                 listed.append(Entry(task, f"{method}, draft alone", runs, way, "draft_accuracy"))
         if runs := found.get((task, "hybrid"), []):
@@ -192,7 +201,7 @@ def panels(found: dict[tuple[str, str], list[Measured]]) -> list[Any]:
         for method in frontier_run.METHODS:
             if not (runs := found.get((task, method))):
                 continue
-            limits = {row.sequential_forwards for run in runs for row in run.valid.rows if row.method not in CONTROLS}
+            limits = {row.sequential_forwards for run in runs for row in run.valid.rows if row.method not in APART}
             ways = dict.fromkeys(chosen(runs, limit) for limit in sorted(limits))
             tests = [rows_of([run.test for run in runs], way) for way in ways if way is not None]
             costs[method] = sorted((mean(t, "sequential_forwards"), mean(t, "accuracy")) for t in tests)

@@ -10,10 +10,11 @@ from hybrid.frontier import write_atomically
 from hybrid.report_plot import COLOURS, GRID, INK, MARKERS, MUTED, STYLE
 
 LABELS = {
-    "hybrid": "hybrid, shared trunk", "hybrid_separate": "hybrid, two networks", "chain": "chain", "direct": "direct",
-    "ar_drafter": "AR drafter", "hybrid_block_4": "blocks of 4", "hybrid_block_8": "blocks of 8",
+    "hybrid": "hybrid, shared trunk", "hybrid_verified": "hybrid, answer verified",
+    "hybrid_separate": "hybrid, two networks", "chain": "chain", "direct": "direct", "ar_drafter": "AR drafter",
+    "hybrid_block_4": "blocks of 4", "hybrid_block_8": "blocks of 8",
 }  # fmt: skip
-LOOKS = dict(zip(LABELS, zip((*COLOURS, INK), (*MARKERS, "X"), strict=True), strict=True))
+LOOKS = dict(zip(LABELS, zip((*COLOURS, INK, MUTED), (*MARKERS, "X", "*"), strict=True), strict=True))
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,20 @@ def test_a_way_is_chosen_on_validation_and_reported_on_test(tmp_path):
     assert found["chain"]["accuracy"] == 0.8 and found["chain"]["tokens"] == 13
 
 
+def test_answers_read_off_the_canvas_are_plain_diffusion_and_no_hybrids(tmp_path):
+    told = dict(policy="confidence", steps=8)
+    rows = [
+        row("hybrid", 0.6, 9.0, answer="verify", **told),
+        row("hybrid", 0.5, 12.0, answer="decode", **told),
+        row("diffusion", 0.9, 8.0, answer="canvas", **told),
+    ]
+    stored(tmp_path, "mult_3x3", "hybrid_verified", 0, rows, rows)
+    found = {entry.method: entry.plain() for entry in measured.entries(measured.measured(tmp_path))}
+    assert {name: entry["accuracy"] for name, entry in found.items()} == {"hybrid_verified": 0.6, "diffusion": 0.9}
+    (panel,) = measured.panels(measured.measured(tmp_path))
+    assert panel.costs["hybrid_verified"] == [(9.0, 0.6)]
+
+
 def test_seeds_are_averaged_before_anything_is_chosen(tmp_path):
     """Seed 0 alone would take 8 steps."""
     for seed, valid in enumerate([(0.7, 0.6), (0.2, 0.6)]):

@@ -33,21 +33,22 @@ METHODS: dict[str, tuple[str, ...]] = {
     "hybrid": (),
     "chain": ("model.drafter=autoregressive", "model.feed=gold"),
     "direct": ("model.drafter=none", "model.feed=none"),
+    "hybrid_verified": ("model.canvas_holds=sketch+answer", "evaluate.answers=[verify,canvas]"),
     "hybrid_separate": HALVES,
     "ar_drafter": (*HALVES, "model.drafter=autoregressive", "model.feed=gold"),
     "hybrid_block_4": ("model.drafter.attention_block=4",),
     "hybrid_block_8": ("model.drafter.attention_block=8",),
 }
-FIRST, REST, BLOCKS = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter"), tuple(METHODS)[5:]
+FIRST, REST, BLOCKS = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter"), tuple(METHODS)[6:]
 MAIN = ("mult_3x3", "mult_4x4", "countdown_3", "prontoqa")
 EXTRA = ("countdown_4", "gsm8k_equations", "addition", "sudoku_4x4")
 # (tasks, methods, seeds) by falling value.
 PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
-    (MAIN, FIRST, (0,)),
+    (MAIN, (*FIRST, "hybrid_verified"), (0,)),
     (EXTRA, FIRST, (0,)),
     (MAIN, REST, (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
-    (MAIN, (*FIRST, *REST), (1, 2)),
+    (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
 ]
 EVALUATIONS = {
     "valid": ["evaluate.split=valid", "--examples", "200"],
