@@ -56,7 +56,7 @@ EVALUATIONS = {
     "latency": ["evaluate.split=valid", "--examples", "10", "--batch", "1", "--controls", ""],
 }
 # Where a policy ends by itself, it is asked at the whole canvas alone.
-THRESHOLDS = "{kind: threshold, threshold: 0.7},{kind: threshold, threshold: 0.9},{kind: threshold, threshold: 0.97}"
+THRESHOLDS = ",".join(f"{{kind: threshold, threshold: {t}}}" for t in (0.7, 0.9, 0.97, 0.99, 0.997))
 
 
 @dataclass(frozen=True)
