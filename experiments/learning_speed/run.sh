@@ -27,6 +27,7 @@ variant() { # name, overrides...
 for task in "${tasks[@]}"; do
   variant recipe
   variant gold_feed "model.feed={kind: mixture, gold: 0.9, none: 0.1, drafted: 0, partial: 0, corrupted: 0}"
+  variant mostly_gold "model.feed={kind: mixture, gold: 0.7, none: 0.1, drafted: 0.1, partial: 0.05, corrupted: 0.05}"
   variant answer_counts_4 model.answer_weight=4
   variant small_initialisation model.backbone.initial_scale=0.02
   variant unshifted model.drafter.shift=false
