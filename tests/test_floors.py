@@ -37,7 +37,7 @@ FLOORS = [
         drafters report_series trace
         feed bridge frontier config
         diffusion pace nets tasks metrics build report_html report_script report_player train.settings
-        records kinds report_style shard launch
+        records kinds report_style shard launch reach
     """.strip().splitlines()
 ]
 HEIGHT = {unit: -i for i, floor in enumerate(FLOORS) for unit in floor}
@@ -49,7 +49,7 @@ PLACE_OF = {
     "diffusers": "hub",
     "matplotlib": "report_plot",
     "transformers": "nets tasks hub",
-    "huggingface_hub": "hub",
+    "huggingface_hub": "hub reach",
     "peft": "nets",
     "tokenizers": "tasks",
     "datasets": "tasks",

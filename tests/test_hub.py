@@ -276,6 +276,11 @@ def test_pushing_goes_through_the_library_and_says_why_not(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="push to me/it: .*; .* can be pushed later") as error:
         push(tmp_path, "me/it")
     assert "\n" not in str(error.value)
+    with monkeypatch.context() as patched:  # nobody listens there
+        patched.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        patched.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(ValueError, match="push to me/it: .*refused.*; .* can be pushed later") as error:
+            push(tmp_path, "me/it")
     calls = []
 
     class Api:

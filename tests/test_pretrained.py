@@ -20,6 +20,7 @@ from hybrid.nets.encoder import Encoder
 from hybrid.nets.family import shift_of
 from hybrid.nets.layout import Segment, running
 from hybrid.nets.pretrained import Architecture, Pretrained
+from hybrid.reach import check_reachable
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Example
 from hybrid.tasks import PretrainedTokenizer, Tokenizer, collate
@@ -285,13 +286,43 @@ def test_weights_that_are_missing_or_too_many_are_listed(tmp_path):
     )
 
 
+def test_without_a_network_the_hub_is_asked_once(monkeypatch):
+    """Its library would try again for every file. Where the Hub answers, what it says is the library's to tell."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    asked = []
+
+    class NotFound(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), NotFound) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("hybrid.reach.hf_hub_url", lambda name, file, **_: f"{address}/{name}/{file}")
+        Thread(target=server.serve_forever, daemon=True).start()
+        check_reachable("nobody/nothing", None, "files")
+        server.shutdown()
+    assert asked == ["/nobody/nothing/config.json"]
+    with pytest.raises(ValueError, match="looked for files in the cache .*, revision main, which cannot be reached"):
+        check_reachable("nobody/nothing", None, "files")  # the server is gone
+    check_reachable(".", None, "files")  # a folder needs no network
+
+
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path, monkeypatch):
     assert not Pretrained("x").trust_remote_code
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     refused("nobody/nothing", "no folder here and cannot be had from the Hub: looked for config.json and model.saf")
-    with pytest.raises(ValueError, match="no tokenizer can be read from 'nobody/nothing': looked for tokenizer.json"):
+    with pytest.raises(ValueError, match="'nobody/nothing' is no folder .*: looked for tokenizer.json, or "):
         PretrainedTokenizer("nobody/nothing").train([])
     empty = tmp_path / "empty"
     empty.mkdir()

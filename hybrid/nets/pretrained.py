@@ -18,6 +18,7 @@ from hybrid.nets.conventions import CONVENTIONS
 from hybrid.nets.family import check_reading, network_of
 from hybrid.nets.network import Network
 from hybrid.nets.quantised import keep_apart, quantisation
+from hybrid.reach import check_reachable
 
 REMOTE = (
     "set trust_remote_code: true, which runs the Python files of that checkpoint on this machine, if you trust them"
@@ -104,6 +105,7 @@ class Pretrained(Backbone):
 
     def _config(self) -> tuple[PreTrainedConfig, dict[str, str]]:
         """The config, and where the weights have other names, theirs -> transformers'."""
+        check_reachable(self.name, self.revision, FILES)
         try:
             with _quiet():
                 theirs, _ = PreTrainedConfig.get_config_dict(self.name, revision=self.revision)

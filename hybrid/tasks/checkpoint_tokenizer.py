@@ -177,6 +177,9 @@ def read_fast(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    from hybrid.reach import check_reachable
+
+    check_reachable(name, revision, "tokenizer.json, or tokenizer_config.json with a known class and its files,")
     problems = []
     for reader in (AutoTokenizer, PreTrainedTokenizerFast):  # the second needs tokenizer.json and nothing else
         try:
