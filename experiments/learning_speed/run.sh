@@ -7,7 +7,10 @@ cd "$(dirname "$0")/../.."
 here=experiments/learning_speed
 declare -A config=([quickstart]=configs/quickstart/hybrid.yaml [countdown_3]=experiments/frontier/countdown_3.yaml)
 declare -A positions=([quickstart]=3500000 [countdown_3]=8000000)
+declare -A batch=([quickstart]=128 [countdown_3]=64)
 declare -A steps=([quickstart]=0,1,2,4,8,18 [countdown_3]=0,1,4,8,16,24)
+declare -A steps_of_blocks=([quickstart]=0,8,18 [countdown_3]=0,8,16,24)
+mostly_gold="model.feed={kind: mixture, gold: 0.7, none: 0.1, drafted: 0.1, partial: 0.05, corrupted: 0.05}"
 tasks=(quickstart countdown_3)
 if [ $# -gt 0 ] && [ -n "${config[$1]:-}" ]; then tasks=("$1"); shift; fi
 settings=("$@")
@@ -16,8 +19,9 @@ variant() { # name, overrides...
   local name=$1 run=runs/learning_speed/$task/$1 results=$here/results/$task/$1
   shift
   [ ! -f "$results/frontier.json" ] || return 0
-  hybrid train "${config[$task]}" "run=$run" "train.positions=${positions[$task]}" "$@" "${settings[@]}" --no-progress
-  hybrid evaluate "$run" evaluate.split=valid --steps "${steps[$task]}" --policies confidence --controls gold \
+  hybrid train "${config[$task]}" "run=$run" "train.positions=${positions[$task]}" "train.batch_size=${batch[$task]}" \
+    "$@" "${settings[@]}" --no-progress
+  hybrid evaluate "$run" evaluate.split=valid --steps "${budgets:-${steps[$task]}}" --policies confidence --controls gold \
     --examples 300 --out "$run/valid" --no-progress
   mkdir -p "$results"
   sed "s#${HYBRID_DATA:-data}#data#g" "$run/valid/frontier.json" >"$results/frontier.json"
@@ -27,7 +31,7 @@ variant() { # name, overrides...
 for task in "${tasks[@]}"; do
   variant recipe
   variant gold_feed "model.feed={kind: mixture, gold: 0.9, none: 0.1, drafted: 0, partial: 0, corrupted: 0}"
-  variant mostly_gold "model.feed={kind: mixture, gold: 0.7, none: 0.1, drafted: 0.1, partial: 0.05, corrupted: 0.05}"
+  variant mostly_gold "$mostly_gold"
   variant answer_counts_4 model.answer_weight=4
   variant small_initialisation model.backbone.initial_scale=0.02
   variant unshifted model.drafter.shift=false
@@ -36,9 +40,16 @@ for task in "${tasks[@]}"; do
   variant masks_alike model.drafter.train_weight=0
   variant copies_4 model.drafter.copies=4
   variant anneal_half "model.drafter.anneal=$([ $task = quickstart ] && echo 160 || echo 600)"
-  variant batch_quarter "train.batch_size=$([ $task = quickstart ] && echo 32 || echo 16)"
+  quarter="train.batch_size=$((batch[$task] / 4))"
+  variant batch_quarter "$quarter"
+  variant batch_quarter_mostly_gold "$quarter" "$mostly_gold"
+  variant batch_quarter_continuous_times "$quarter" model.drafter.times=continuous
+  variant batch_quarter_masks_alike "$quarter" model.drafter.train_weight=0
+  variant batch_quarter_no_next_token "$quarter" model.drafter.next_token=0
+  variant batch_quarter_unshifted "$quarter" model.drafter.shift=false
+  variant batch_quarter_small_initialisation "$quarter" model.backbone.initial_scale=0.02
   variant average train.ema=0.99
-  variant blocks_4 model.drafter.attention_block=4
+  budgets=${steps_of_blocks[$task]} variant blocks_4 model.drafter.attention_block=4
   variant twice_the_rate "train.learning_rate=$([ $task = quickstart ] && echo 0.012 || echo 0.004)"
   variant twice_as_long "train.positions=$((2 * positions[$task]))"
 done
