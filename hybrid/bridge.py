@@ -57,6 +57,11 @@ class Latent(Tokens):
     gradient: bool = False
     frozen: bool = False
 
+    @property
+    def title(self) -> str:
+        """Its name in tables: what the decoder reads, and whether its loss goes through it."""
+        return "latent" + (" and text" if self.text else "") + (", gradient" if self.gradient else "")
+
     def module(self, networks: Pairing) -> "Projection | None":
         if networks.drafter is None:
             return None

@@ -68,4 +68,4 @@ class Model:
             return "chain" if self.pairing == "shared" else "ar_drafter"
         if not self.drafter.learns:
             return "direct"
-        return "latent" if isinstance(self.bridge, Latent) else "hybrid"
+        return self.bridge.title if isinstance(self.bridge, Latent) else "hybrid"
