@@ -14,7 +14,7 @@ LABELS = {
     "hybrid_separate": "hybrid, two networks", "chain": "chain", "direct": "direct", "ar_drafter": "AR drafter",
     "hybrid_block_4": "blocks of 4", "hybrid_block_8": "blocks of 8",
 }  # fmt: skip
-LOOKS = dict(zip(LABELS, zip((*COLOURS, INK, MUTED), (*MARKERS, "X", "*"), strict=True), strict=True))
+LOOKS = dict(zip(LABELS, zip((*COLOURS, INK, MUTED), (*MARKERS, "*"), strict=True), strict=True))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hybrid.report_series import Series, clip, series
 
 # Okabe and Ito's palette, which keeps apart under the common forms of colour blindness; markers say it twice.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "D", "^", "v", "P")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # one more than colours: together they come round after 42 lines
 INK, MUTED, GRID = "#1b1f24", "#59636e", "#e4e7eb"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -123,15 +123,23 @@ def _line(axes: Any, line: Series, colour: str, marker: str) -> None:
 
 
 def _levels(axes: Any, lines: Sequence[Series]) -> None:
-    """Controls as dashed lines, named in the right margin, spread so that no two names touch."""
-    heights = [100 * sum(p.mean("accuracy") or 0 for p in line.points) / len(line.points) for line in lines]
-    order = sorted(range(len(lines)), key=lambda i: heights[i])
-    named = spread([heights[i] for i in order], gap=5.0, low=0.0, high=102.0)
-    for i, at in zip(order, named, strict=True):
-        axes.axhline(heights[i], color=MUTED, linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
+    """Controls as dashed lines, named in the right margin, spread so that no two names touch. A control that is at one
+    height under several settings is one line.
+    """
+    at_height: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for line in lines:
+        height = 100 * sum(p.mean("accuracy") or 0 for p in line.points) / len(line.points)
+        name = line.label.partition(" · ")[0]
+        at_height.setdefault((name, f"{height:.1f}%"), []).append((height, line.label))
+    drawn = sorted(
+        (same[0][0], f"{clip(same[0][1] if len(same) == 1 else name, 16)} {said}")
+        for (name, said), same in at_height.items()
+    )
+    for (height, label), at in zip(drawn, spread([h for h, _ in drawn], gap=5.0, low=0.0, high=102.0), strict=True):
+        axes.axhline(height, color=MUTED, linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
         axes.annotate(
-            f"{clip(lines[i].label, 16)} {heights[i]:.1f}%",
-            xy=(1.0, heights[i]),
+            label,
+            xy=(1.0, height),
             xytext=(1.025, at),
             xycoords=("axes fraction", "data"),
             textcoords=("axes fraction", "data"),
