@@ -242,7 +242,7 @@ def main() -> int:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # starts faster
     CONTEXT.set_forkserver_preload(LIBRARIES)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:  # edits made meanwhile change nothing
-        for part in ("hybrid", "tests", "docs"):
+        for part in ("hybrid", "tests", "docs", "configs"):
             shutil.copytree(ROOT / part, Path(folder, part), ignore=shutil.ignore_patterns("__pycache__"))
         wrong = complaints(Path(folder), mutants)
         if wrong:
