@@ -1,5 +1,6 @@
 """Compiled sampling: the same tokens, the same counts, few graphs. compiled.py says what."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from hybrid.nets.encoder import Encoder
 
 def run(*names):
     script = Path(__file__).with_name("compiled.py")
-    done = subprocess.run([sys.executable, str(script), *names], capture_output=True, text=True)
+    here = os.environ | {"PYTHONPATH": str(script.parent.parent)}  # the package beside these tests, whatever is installed
+    done = subprocess.run([sys.executable, str(script), *names], capture_output=True, text=True, env=here)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
