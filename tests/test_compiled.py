@@ -13,7 +13,7 @@ from hybrid.nets.encoder import Encoder
 
 def run(*names):
     script = Path(__file__).with_name("compiled.py")
-    here = os.environ | {"PYTHONPATH": str(script.parent.parent)}  # the package beside these tests, whatever is installed
+    here = os.environ | {"PYTHONPATH": str(script.parent.parent)}  # whatever package is installed
     done = subprocess.run([sys.executable, str(script), *names], capture_output=True, text=True, env=here)
     assert done.returncode == 0, done.stderr[-3000:]
 

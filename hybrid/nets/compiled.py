@@ -94,7 +94,8 @@ class Compiled:
 
     def __init__(self, network: Any, backend: str | Callable[..., Any] = "inductor") -> None:
         self.network = network
-        self._run_trunk, self._run_next = (_graph(run, backend, network.model.device) for run in (self._trunk, self._next))
+        device = network.model.device
+        self._run_trunk, self._run_next = (_graph(run, backend, device) for run in (self._trunk, self._next))
 
     def _trunk(
         self,
