@@ -115,6 +115,8 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
                 method = "diffusion" if how == "canvas" else model.method
                 told = {**labels, "steps": steps, "answer": how}
                 listed.append(Way(method, own, Budget(steps), told, settings.drafts, how))
+    if model.method != "hybrid":  # what is told of another bridge's controls is not told of the hybrid's
+        pairing["setting"] = f"{model.method} bridge"
     return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]
 
 

@@ -93,6 +93,8 @@ def test_it_has_its_own_name_in_tables_and_can_be_frozen():
     assert not any(p.requires_grad for p in reasoner.bridge.parameters())
     methods = {way.method for way in ways(reasoner, Evaluate(steps=(0, 2)))}
     assert methods == {reasoner.config.bridge.title, "gold", "shuffled"}
+    told = {way.method: way.labels.get("setting") for way in ways(reasoner, Evaluate(steps=(2,)))}
+    assert told["gold"] == f"{reasoner.config.bridge.title} bridge"
     titles = [Latent(text=text, gradient=gradient).title for text in (False, True) for gradient in (False, True)]
     assert titles == ["latent", "latent, gradient", "latent and text", "latent and text, gradient"]
     with pytest.raises(ValueError, match="bridge: latent reads a canvas"):
