@@ -106,6 +106,29 @@ def test_no_segment_leaks_into_another(family):
                 assert moved or not segment.keep[:, column].any()
 
 
+@every([*ATTENTION, *MASKED])
+def test_a_block_sees_nothing_of_itself_or_later_in_the_clean_stream(family):
+    """Blocks of two under masks, one clean token after the other changed. Two layers, so that what the clean stream
+    passes on within itself would show."""
+    net, batch = network(family), tiny_batch(3)
+    start, x = batch.prompts.keep.sum(-1), batch.sketch
+    length = x.shape[1]
+    canvas, everywhere = Canvas(Blocks(length, 2), False, SPECIAL), torch.ones_like(x, dtype=torch.bool)
+
+    def predictions(x):
+        z = torch.full_like(x, SPECIAL.mask)
+        segments = [prompt_segment(batch.prompts), *canvas.past(x, start), canvas.noisy(z, x, start, "canvas")]
+        return canvas.logits(net, net(segments)["canvas"], everywhere).unflatten(0, x.shape)
+
+    with torch.no_grad():
+        before = predictions(x)
+        for token in range(length):
+            other = x.clone()
+            other[:, token] = 5 + (x[:, token] + 1) % (K - 5)
+            moved = (predictions(other) != before).any(-1)
+            assert torch.equal(moved, (torch.arange(length) // 2 > token // 2).expand_as(moved)), token
+
+
 @every([*ATTENTION, *MASKED, *RECURRENT, "diffusion_gemma"])
 def test_padding_and_batch_change_nothing(family):
     """Each row alone, without any padding, against the ragged batch with three more columns of it."""
