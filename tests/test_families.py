@@ -108,8 +108,8 @@ def test_no_segment_leaks_into_another(family):
 
 @every([*ATTENTION, *MASKED])
 def test_a_block_sees_nothing_of_itself_or_later_in_the_clean_stream(family):
-    """Blocks of two under masks, one clean token after the other changed: it reaches the clean stream from its block on,
-    and through that the noisy blocks after its own."""
+    """Blocks of two under masks, one clean token after the other changed: it reaches the clean stream from its block
+    on, and through that the noisy blocks after its own."""
     net, batch = network(family), tiny_batch(3)
     start, x = batch.prompts.keep.sum(-1), batch.sketch
     length = x.shape[1]
@@ -127,7 +127,8 @@ def test_a_block_sees_nothing_of_itself_or_later_in_the_clean_stream(family):
             other = x.clone()
             other[:, token] = 5 + (x[:, token] + 1) % (K - 5)
             after, passed = predictions(other)
-            moved, slot = (after != before).any(-1), torch.arange(past.shape[1])  # a token stands in the slot after it
+            moved = (after != before).any(-1)
+            slot = torch.arange(past.shape[1])  # a token stands in the slot after its number
             assert torch.equal(moved, (torch.arange(length) // 2 > token // 2).expand_as(moved)), token
             reached = (slot // 2 >= (token + 1) // 2) & (token + 1 < len(slot))
             assert torch.equal((passed != past).any(-1), reached.expand(len(x), -1)), token
