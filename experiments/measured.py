@@ -57,7 +57,7 @@ def way_of(row: Row) -> Way:
 
 
 def measured(results: Path) -> dict[tuple[str, str], list[Measured]]:
-    """The runs that have results, by task and method.
+    """The runs that have results, by task and method, tasks in the order of the plan.
 
     Raises:
         ConfigError: a file of another schema, or of another config than the experiment's own.
@@ -71,7 +71,8 @@ def measured(results: Path) -> dict[tuple[str, str], list[Measured]]:
         kept = {name: checked(file, run) if file.is_file() else None for name, file in files.items()}
         if kept["valid"] and kept["test"]:
             found.setdefault((task, method), []).append(Measured(seed, **kept, curve=folder / "curve.csv"))
-    return found
+    known = (*frontier_run.MAIN, *frontier_run.EXTRA)
+    return dict(sorted(found.items(), key=lambda item: known.index(item[0][0]) if item[0][0] in known else len(known)))
 
 
 def checked(file: Path, run: Any) -> Frontier:
@@ -177,8 +178,9 @@ def entries(found: dict[tuple[str, str], list[Measured]]) -> list[Entry]:
                 if (name and not is_hybrid) or (way := chosen(runs, limit)) is None:
                     continue
                 listed.append(Entry(task, method + name, runs, way, share=ratio))
-            if method == "hybrid_verified" and (way := chosen(runs, float("inf"), apart=("hybrid", *CONTROLS))):
-                listed.append(Entry(task, "diffusion", runs, way))
+            own_diffusion = method.replace("hybrid_verified", "diffusion")
+            if own_diffusion != method and (way := chosen(runs, float("inf"), apart=("hybrid", *CONTROLS))):
+                listed.append(Entry(task, own_diffusion, runs, way))
             if is_hybrid and (way := chosen(runs, float("inf"), "draft_accuracy")) is not None:
                 listed.append(Entry(task, f"{method}, draft alone", runs, way, "draft_accuracy"))
         if runs := found.get((task, "hybrid"), []):

@@ -14,7 +14,9 @@ LABELS = {
     "hybrid_separate": "hybrid, two networks", "chain": "chain", "direct": "direct", "ar_drafter": "AR drafter",
     "hybrid_block_4": "blocks of 4", "hybrid_block_8": "blocks of 8",
 }  # fmt: skip
+LONGER = "_longer"  # methods on more positions: as the method, dotted
 LOOKS = dict(zip(LABELS, zip((*COLOURS, INK, MUTED), (*MARKERS, "*"), strict=True), strict=True))
+COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -28,28 +30,35 @@ class Panel:
 
 
 def plot(panels: Sequence[Panel], path: Path) -> Path:
-    """A PNG, a column per task."""
+    """A PNG; per task one panel above another, a few tasks side by side."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(3.3 * max(2, len(panels)), 6.4), dpi=110, facecolor="white", layout="constrained")
+        columns = min(COLUMNS, max(2, len(panels)))
+        bands = max(1, -(-len(panels) // columns))
+        figure = Figure(figsize=(3.3 * columns, 6.4 * bands), dpi=110, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(2, max(1, len(panels)), squeeze=False, sharey="row")
+        grid = figure.subplots(2 * bands, columns, squeeze=False, sharey=True)
+        pairs = [pair for band in range(bands) for pair in grid[2 * band : 2 * band + 2].T]
         named: dict[str, Any] = {}
-        for (above, below), panel in zip(grid.T, panels, strict=False):
+        for above, below in pairs[len(panels) :]:
+            above.set_visible(False)
+            below.set_visible(False)
+        for (above, below), panel in zip(pairs, panels, strict=False):
             named |= _costs(above, panel)
             for method, curves in panel.growth.items():
                 for curve in curves:
                     xs, ys = zip(*curve, strict=True)
-                    below.plot([x / 1e6 for x in xs], [100 * y for y in ys], color=LOOKS[method][0], linewidth=1.4)
+                    colour, _, dashes = _look(method)
+                    below.plot([x / 1e6 for x in xs], [100 * y for y in ys], dashes, color=colour, linewidth=1.4)
             _frame(above, panel.task, "sequential forwards")
             _frame(below, "", "million training positions")
-        grid[0][0].set_ylabel("answers right, test")
-        grid[1][0].set_ylabel("answers right, validation")
-        legend = [(named[label], label) for label in LABELS.values() if label in named]
-        figure.legend(*zip(*legend, strict=True), loc="outside upper left", ncols=len(LABELS), frameon=False)
+        for row, axes in enumerate(grid[:, 0]):
+            axes.set_ylabel("answers right, validation" if row % 2 else "answers right, test")
+        legend = [(named[label], label) for label in sorted(named, key=[*map(_label, _methods())].index)]
+        figure.legend(*zip(*legend, strict=True), loc="outside upper left", ncols=6, frameon=False)
         content = io.BytesIO()
         figure.savefig(content, format="png", metadata={"Software": None})
     return write_atomically(path, content.getvalue())
@@ -61,16 +70,34 @@ def _costs(axes: Any, panel: Panel) -> dict[str, Any]:
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     named = {}
     for method, points in panel.costs.items():
-        colour, marker = LOOKS[method]
+        colour, marker, dashes = _look(method)
         xs, ys = zip(*points, strict=True)
-        (line,) = axes.plot(xs, [100 * y for y in ys], color=colour, marker=marker, markeredgecolor="white")
-        named[LABELS[method]] = line
-    for height in dict.fromkeys(panel.controls.values()):
-        name = ", ".join(control for control, level in panel.controls.items() if level == height)
+        (line,) = axes.plot(xs, [100 * y for y in ys], dashes, color=colour, marker=marker, markeredgecolor="white")
+        named[_label(method)] = line
+    near: list[str] = []  # controls whose lines lie too close for a label each
+    levels = sorted(panel.controls.items(), key=lambda pair: pair[1])
+    for (control, height), (_, above) in zip(levels, [*levels[1:], ("", float("inf"))], strict=True):
         axes.axhline(100 * height, color=MUTED, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
-        where = dict(xy=(0.99, 100 * height), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-        axes.annotate(name, **where, fontsize=7.5, color=MUTED)
+        near.append(control)
+        if above >= height + 0.06:
+            where = dict(xy=(0.99, 100 * height), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+            axes.annotate(", ".join(near), **where, fontsize=7.5, color=MUTED)
+            near = []
     return named
+
+
+def _look(method: str) -> tuple[str, str, str]:
+    """Colour, marker, dashes."""
+    return *LOOKS[method.removesuffix(LONGER)], ":" if method.endswith(LONGER) else "-"
+
+
+def _label(method: str) -> str:
+    return LABELS[method.removesuffix(LONGER)] + (", trained longer" if method.endswith(LONGER) else "")
+
+
+def _methods() -> list[str]:
+    """All there may be, in the order of a legend."""
+    return [name + end for name in LABELS for end in ("", LONGER)]
 
 
 def _frame(axes: Any, title: str, label: str) -> None:

@@ -40,6 +40,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     "hybrid_block_8": ("model.drafter.attention_block=8",),
 }
 FIRST, REST, BLOCKS = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter"), tuple(METHODS)[6:]
+# The same on twice the positions: what a drafter reaches that is not yet at its best when the others are.
+LONGER = {f"{name}_longer": METHODS[name] for name in ("hybrid", "hybrid_verified")}
+METHODS |= LONGER
 MAIN = ("mult_3x3", "mult_4x4", "countdown_3", "prontoqa")
 EXTRA = ("countdown_4", "gsm8k_equations", "addition", "sudoku_4x4")
 # (tasks, methods, seeds) by falling value.
@@ -48,6 +51,7 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (EXTRA, FIRST, (0,)),
     (MAIN, REST, (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
+    (("mult_3x3", "mult_4x4"), tuple(LONGER), (0,)),
     (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
 ]
 EVALUATIONS = {
@@ -73,7 +77,10 @@ class Run:
 
     @property
     def overrides(self) -> list[str]:
-        return [*METHODS[self.method], f"seed={self.seed}"]
+        own = [*METHODS[self.method], f"seed={self.seed}"]
+        if self.method in LONGER:
+            own.append(f"train.positions={2 * read_experiment(ROOT / self.config).train.positions}")
+        return own
 
     @property
     def folder(self) -> Path:
@@ -163,7 +170,9 @@ def main() -> None:
         parser.error(f"{wrong[0]}: no such task; known: {', '.join(known)}")
     for run in planned(options.tasks, options.methods, options.seeds):
         if options.dry:
-            print(run.task, run.method, f"seed {run.seed}:", "not run" if run.missing() else "has results")
+            absent = run.missing()
+            said = "not run" if len(absent) == len(EVALUATIONS) else f"lacks {', '.join(absent)}"
+            print(run.task, run.method, f"seed {run.seed}:", said if absent else "has results")
         else:
             run.go(settings)
 
