@@ -176,7 +176,7 @@ def _evaluate(options: Any) -> int | None:
     from hybrid import report
     from hybrid.build import plain
     from hybrid.evaluate import evaluate, ways
-    from hybrid.experiment import check_run, load_reasoner
+    from hybrid.experiment import check_run, load_reasoner, positions_in_all
     from hybrid.shard import joined, own_device
 
     check_run(options.run)
@@ -198,7 +198,7 @@ def _evaluate(options: Any) -> int | None:
         reasoner.to(device)
         frontier = evaluate(
             reasoner, experiment.task, examples, experiment.evaluate, name=experiment.title, seed=experiment.seed,
-            training_positions=float(trained["positions"]), progress=not options.no_progress, shard=shard,
+            training_positions=positions_in_all(trained), progress=not options.no_progress, shard=shard,
         )  # fmt: skip
     if shard.rank > 0:
         return 0

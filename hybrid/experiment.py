@@ -209,9 +209,19 @@ def load_reasoner(folder: str | Path, experiment: Experiment) -> tuple[Reasoner,
         ConfigError: no weights yet, or weights that another config trained (missing, unexpected or misshapen keys).
     """
     folder = Path(folder)
+    reasoner = Reasoner(kept_model(folder, experiment), Tokenizer.load(folder / TOKENIZER))
+    load_weights(reasoner, folder)
+    return reasoner.eval(), read_trained(folder)
+
+
+def load_weights(reasoner: Reasoner, folder: Path) -> None:
+    """A run's weights into a reasoner of its kind.
+
+    Raises:
+        ConfigError: none are there, or they are another network's (missing, unexpected or misshapen keys).
+    """
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder} has no {WEIGHTS}: its training has not saved any yet; run `hybrid train` again")
-    reasoner = Reasoner(kept_model(folder, experiment), Tokenizer.load(folder / TOKENIZER))
     try:
         state = load_file(folder / WEIGHTS)
     except Exception as error:  # the library raises its own bare Exceptions
@@ -226,11 +236,10 @@ def load_reasoner(folder: str | Path, experiment: Experiment) -> tuple[Reasoner,
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise ConfigError(f"{folder / WEIGHTS} is from another config: it {what} {', '.join(keys[:3])}{more}")
     reasoner.load_state_dict(state, strict=False)
-    return reasoner.eval(), read_trained(folder)
 
 
 def read_trained(folder: Path) -> dict[str, Any]:
-    """What the run's weights were trained on: steps and positions.
+    """What the run's weights were trained on: steps, positions, and positions_before where it began with another run's.
 
     Raises:
         ConfigError: a damaged file.
@@ -239,6 +248,11 @@ def read_trained(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / TRAINED).read_text(encoding="utf-8")))
     except ValueError as error:
         raise ConfigError(f"{folder / TRAINED} is damaged: {error}") from None
+
+
+def positions_in_all(trained: dict[str, Any]) -> float:
+    """Token positions behind a run's weights, those of the run that it began with among them."""
+    return float(trained["positions"] + trained.get("positions_before", 0))
 
 
 def load_run(folder: str | Path, device: str = "auto") -> Reasoner:

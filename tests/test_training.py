@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from hybrid.cli import main
 from hybrid.evaluate import validation_totals
 from hybrid.experiment import load_reasoner, read_experiment
+from hybrid.frontier import read
 from hybrid.reasoner import Reasoner
 from hybrid.shard import Shard, batches, rank_and_world
 from hybrid.tasks import Character
@@ -208,3 +209,27 @@ def test_the_average_of_weights_keeps_the_rotary_frequencies(home, tmp_path, mon
     exact = dict(Reasoner(experiment.model, experiment.make_tokenizer()).named_buffers())
     assert len(seen) == 3
     assert all(torch.equal(one, exact["networks.decoder.model.model.rotary_emb.inv_freq"]) for one in seen)
+
+
+def test_training_begins_with_the_weights_of_another_run(home, tmp_path, capsys):
+    """Which may have had another drafter; its positions are behind the new weights too."""
+    first, second, config = home / "run", tmp_path / "run", str(home / "config.yaml")
+    line = ["train", config, f"train.start_from={first}", "model.feed=gold", "--no-progress"]
+    assert main([*line, f"run={second}", "train.learning_rate=1e-12", "train.weight_decay=0", "train.steps=1"]) == 0
+    before, after = (load_reasoner(run, read_experiment(run)) for run in (first, second))
+    for (name, old), new in zip(before[0].named_parameters(), after[0].parameters(), strict=True):
+        assert torch.allclose(old, new, rtol=0, atol=1e-9), name
+    assert after[1]["positions_before"] == before[1]["positions"] > after[1]["positions"] > 0
+    assert torch.load(second / "checkpoints" / "last.ckpt", weights_only=True)["positions_before"] > 0
+    assert main(["evaluate", str(second), "--steps", "1", "--out", str(tmp_path), "--no-progress"]) == 0
+    row = read(tmp_path / "frontier.json").rows[0]
+    assert row.training_positions == before[1]["positions"] + after[1]["positions"]
+
+    capsys.readouterr()
+    run = [f"run={tmp_path / 'other'}"]
+    assert "train.start_from: nowhere is not a run folder" in refused(
+        capsys, "train", config, *run, "train.start_from=nowhere"
+    )
+    assert "another tokenizer" in refused(capsys, *line, *run, "tokenizer.characters='0123456789+=\\n!'")
+    assert "has other shapes of" in refused(capsys, *line, *run, "model.backbone.width=32")
+    assert not (tmp_path / "other").exists() or not list((tmp_path / "other").rglob("*.safetensors"))

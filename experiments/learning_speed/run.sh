@@ -10,6 +10,11 @@ declare -A positions=([quickstart]=3500000 [countdown_3]=8000000)
 declare -A batch=([quickstart]=128 [countdown_3]=64)
 declare -A steps=([quickstart]=0,1,2,4,8,18 [countdown_3]=0,1,4,8,16,24)
 declare -A steps_of_blocks=([quickstart]=0,8,18 [countdown_3]=0,8,16,24)
+declare -A deep=([quickstart]="model.backbone.layers=4 model.backbone.width=48"
+  [countdown_3]="model.backbone.layers=8 model.backbone.width=88")
+declare -A wide=([quickstart]="model.backbone.layers=1 model.backbone.width=88"
+  [countdown_3]="model.backbone.layers=2 model.backbone.width=184")
+declare -A half_the_rate=([quickstart]=0.003 [countdown_3]=0.001)
 mostly_gold="model.feed={kind: mixture, gold: 0.7, none: 0.1, drafted: 0.1, partial: 0.05, corrupted: 0.05}"
 tasks=(quickstart countdown_3)
 if [ $# -gt 0 ] && [ -n "${config[$1]:-}" ]; then tasks=("$1"); shift; fi
@@ -19,6 +24,13 @@ variant() { # name, overrides...
   local name=$1 run=runs/learning_speed/$task/$1 results=$here/results/$task/$1
   shift
   [ ! -f "$results/frontier.json" ] || return 0
+  if [ -n "${before:-}" ]; then # half of the positions under other settings first
+    set -- "$@" "train.positions=$((positions[$task] / 2))"
+    # shellcheck disable=SC2086
+    hybrid train "${config[$task]}" "run=$run/before" "train.batch_size=${batch[$task]}" "$@" $before "${settings[@]}" \
+      --no-progress
+    set -- "$@" "train.start_from=$run/before"
+  fi
   hybrid train "${config[$task]}" "run=$run" "train.positions=${positions[$task]}" "train.batch_size=${batch[$task]}" \
     "$@" "${settings[@]}" --no-progress
   hybrid evaluate "$run" evaluate.split=valid --steps "${budgets:-${steps[$task]}}" --policies confidence --controls gold \
@@ -48,6 +60,20 @@ for task in "${tasks[@]}"; do
   variant batch_quarter_no_next_token "$quarter" model.drafter.next_token=0
   variant batch_quarter_unshifted "$quarter" model.drafter.shift=false
   variant batch_quarter_small_initialisation "$quarter" model.backbone.initial_scale=0.02
+  variant batch_quarter_unshifted_mostly_gold "$quarter" model.drafter.shift=false "$mostly_gold"
+  variant batch_quarter_small_initialisation_mostly_gold "$quarter" model.backbone.initial_scale=0.02 "$mostly_gold"
+  before="model.drafter=autoregressive model.feed=gold" variant batch_quarter_from_chain "$quarter"
+  before="model.drafter.attention_block=3" variant batch_quarter_from_blocks "$quarter"
+  variant batch_quarter_cosine "$quarter" model.drafter.times=continuous model.drafter.schedule=cosine
+  variant batch_quarter_copies_4 "$quarter" model.drafter.copies=4
+  # shellcheck disable=SC2086
+  variant batch_quarter_deep "$quarter" ${deep[$task]}
+  # shellcheck disable=SC2086
+  variant batch_quarter_wide "$quarter" ${wide[$task]}
+  variant batch_quarter_half_the_rate "$quarter" "train.learning_rate=${half_the_rate[$task]}"
+  variant batch_quarter_average "$quarter" train.ema=0.99
+  variant batch_quarter_seed_1 "$quarter" seed=1
+  variant batch_quarter_seed_2 "$quarter" seed=2
   variant average train.ema=0.99
   budgets=${steps_of_blocks[$task]} variant blocks_4 model.drafter.attention_block=4
   variant twice_the_rate "train.learning_rate=$([ $task = quickstart ] && echo 0.012 || echo 0.004)"

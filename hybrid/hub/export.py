@@ -7,7 +7,7 @@ from typing import Any
 from hybrid import report
 from hybrid.build import plain
 from hybrid.config import dump
-from hybrid.experiment import Experiment, load_reasoner, read_experiment
+from hybrid.experiment import Experiment, load_reasoner, positions_in_all, read_experiment
 from hybrid.frontier import read
 from hybrid.hub.pipeline import HybridReasoningPipeline
 from hybrid.nets.adapt import write_adapter
@@ -53,13 +53,14 @@ def card(run: Path, experiment: Experiment, reasoner: Reasoner, trained: dict[st
     front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items())
     parameters = sum(map(size_of, reasoner.parameters()))
     config = plain(experiment)
+    seen = positions_in_all(trained)
     text = f"""---
 {front}---
 
 # {experiment.title}: {experiment.model.method} reasoner
 
 A drafter drafts a reasoning sketch in parallel by discrete diffusion; a decoder reads it and writes the answer.
-{parameters:,} parameters, {parts}; trained {trained["steps"]:,} steps, {trained["positions"]:,} token positions.
+{parameters:,} parameters, {parts}; trained {trained["steps"]:,} steps, {seen:,.0f} token positions.
 
 ```python
 from hybrid.hub.pipeline import HybridReasoningPipeline

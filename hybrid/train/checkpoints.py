@@ -158,6 +158,8 @@ class Weights(Callback):
         if trainer.is_global_zero:
             state = {k.removeprefix("reasoner."): v for k, v in checkpoint["state_dict"].items()}
             trained = {"steps": trainer.global_step, "positions": getattr(module, "positions", 0)}
+            if before := getattr(module, "positions_before", 0.0):
+                trained["positions_before"] = before
             try:
                 save_weights(self.folder, state, trained)
             except Exception as error:  # the library raises its own bare Exceptions

@@ -25,7 +25,8 @@ from hybrid.train.settings import Train
 class HybridReasoner(pl.LightningModule):
     """Trains a reasoner on batches of a task, with noise and times that are functions of seed, step and example.
 
-    positions: sent through networks so far, on all ranks. stop: the signal for which all ranks stop after this step.
+    positions: sent through networks so far, on all ranks. positions_before: by the run that this one began with.
+    stop: the signal for which all ranks stop after this step.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class HybridReasoner(pl.LightningModule):
         super().__init__()
         self.reasoner, self.task, self.train_settings, self.seed = reasoner, task, train, seed
         self.interrupts = interrupts or Interrupts()
-        self.positions = 0
+        self.positions, self.positions_before = 0, 0.0
         self.stop: int | None = None
         self.part_is_last = False
         self._costs = [0.0, 0.0]
@@ -144,7 +145,7 @@ class HybridReasoner(pl.LightningModule):
             self._refuse()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["positions"] = self.positions
+        checkpoint |= {"positions": self.positions, "positions_before": self.positions_before}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.positions = checkpoint["positions"]
+        self.positions, self.positions_before = checkpoint["positions"], checkpoint.get("positions_before", 0)

@@ -22,7 +22,10 @@ from hybrid.experiment import (
     TRAINED,
     WEIGHTS,
     Experiment,
+    check_run,
     kept_model,
+    load_weights,
+    positions_in_all,
     read_trained,
     save_config,
     save_run,
@@ -67,6 +70,8 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
         model = experiment.model if checkpoint is None else kept_model(folder, experiment)
         kind = ShardedReasoner if experiment.train.strategy == "fsdp2" else HybridReasoner
         module = kind(Reasoner(model, tokenizer), experiment.task, experiment.train, experiment.seed, Interrupts())
+        if checkpoint is None and experiment.train.start_from is not None:
+            module.positions_before = _start_from(Path(experiment.train.start_from), module.reasoner)
         if progress and rank == 0:
             print(sizes_table(module.reasoner))
         if experiment.train.activation_checkpointing:
@@ -121,6 +126,18 @@ def _prepared(experiment: Experiment, folder: Path, rank: int) -> tuple[Tokenize
     if rank == 0:
         save_config(folder, experiment)
     return tokenizer, checkpoint
+
+
+def _start_from(folder: Path, reasoner: Reasoner) -> float:
+    """A run's weights into this one's reasoner; the positions that they were trained on."""
+    try:
+        check_run(folder)
+        if Tokenizer.load(folder / TOKENIZER).to_json() != reasoner.tokenizer.to_json():
+            raise ConfigError(f"{folder} has another tokenizer than this run")
+        load_weights(reasoner, folder)
+    except ConfigError as error:
+        raise ConfigError(f"train.start_from: {error}") from None
+    return positions_in_all(read_trained(folder))
 
 
 def _trainer(experiment: Experiment, folder: Path, module: HybridReasoner, saver: Saver, progress: bool) -> pl.Trainer:

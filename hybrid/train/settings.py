@@ -10,6 +10,8 @@ class Train:
 
     steps: optimiser steps at most. positions: token positions at most, over all networks; null: no such limit.
         Whichever ends first ends the run, and the learning rate decays towards it.
+    start_from: folder of a run whose weights this one begins with: of the same network and tokenizer, as trained on
+        another task, drafter or feed. Null: weights drawn anew. Tables count the positions of both.
     batch_size: examples per step over all devices and accumulated micro-batches.
     accumulate: micro-batches per step.
     learning_rate, warmup, decay: peak, steps of linear rise, and the course after it down to zero.
@@ -31,6 +33,7 @@ class Train:
 
     steps: int = 2000
     positions: int | None = None
+    start_from: str | None = None
     batch_size: int = 128
     accumulate: int = 1
     learning_rate: float = 2e-3
