@@ -83,17 +83,19 @@ def _graph(run: Callable[..., Any], backend: str | Callable[..., Any], device: t
 
 
 class Compiled:
-    """The two forwards of sampling over a memory, in place and in graphs.
+    """The two forwards of sampling with a memory, in place and in graphs.
 
     Rows, positions and columns may change from call to call: they are symbols of a graph. Where one of them is 1, or
-    two are equal by chance, a graph of its own is made when that is first met; beyond torch's limit of eight, calls run
-    as they would without.
+    two are equal, as where a memory begins, a graph of its own is made when that is first met; beyond torch's limit of
+    eight, calls run as they would without.
 
-    network: the `Network` whose model runs.
+    network: the `Network` whose model runs. layers: keys and values of no column, as memories have shown that each
+    layer makes them, by autocast's precision (None: without it).
     """
 
     def __init__(self, network: Any, backend: str | Callable[..., Any] = "inductor") -> None:
         self.network = network
+        self.layers: dict[torch.dtype | None, Rooms] = {}
         device = network.model.device
         self._run_trunk, self._run_next = (_graph(run, backend, device) for run in (self._trunk, self._next))
 
@@ -115,10 +117,26 @@ class Compiled:
             use_cache=True,
         ).last_hidden_state
 
+    def takes(self, memory: Memory) -> bool:
+        """Whether `states` can write to the memory. The very first one is begun without: it shows what layers keep."""
+        if memory.is_begun and (precision := self._precision) not in self.layers:
+            self.layers[precision] = [
+                (x.keys[:0, :, :0].clone(), x.values[:0, :, :0].clone()) for x in memory.cache.layers
+            ]
+        return memory.is_begun or self._precision in self.layers
+
+    @property
+    def _precision(self) -> torch.dtype | None:
+        kind = self.network.model.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
     def states(
         self, inputs: dict[str, Tensor], segments: Sequence[Segment], attends: Bool[Tensor, "b 1 n m"], memory: Memory
     ) -> Float[Tensor, "b n d"]:
         """Hidden states of a row of segments; the memory grows, unless read-only."""
+        if not memory.is_begun:
+            for layer, parts in zip(memory.cache.layers, self.layers[self._precision], strict=True):
+                layer.begin(*(part.new_zeros(len(memory.keep), *part.shape[1:]) for part in parts))
         positions = torch.cat([s.positions for s in segments], dim=1)
         n, used = positions.shape[1], memory.keep.shape[1]
         rooms = [layer.reserve(n, spare=0.0) for layer in memory.cache.layers]

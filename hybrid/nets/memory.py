@@ -28,6 +28,11 @@ class Growing(DynamicLayer):
     def used(self) -> int:
         return self.keys.shape[-2]
 
+    def begin(self, keys: Float[Tensor, "b h 0 d"], values: Float[Tensor, "b h 0 d"]) -> None:
+        """Nothing is remembered yet, of this shape."""
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.keys, self.values = keys, values
+
     def reserve(self, columns: int, spare: float = 0.5) -> tuple[Tensor, Tensor]:
         """Room for so many columns more. `spare`: what a new room has beyond that, as a share."""
         end = self.used + columns
@@ -50,8 +55,7 @@ class Growing(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         spare = 0.5 if self.is_initialized else 0.0
         if not self.is_initialized:
-            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+            self.begin(key_states[:, :, :0], value_states[:, :, :0])
         n = key_states.shape[-2]
         if torch.is_grad_enabled():  # a gradient forbids writing in place
             return self._joined(key_states, value_states)

@@ -56,7 +56,7 @@ class Network(nn.Module):
         self.is_compiled = True
 
     def compile_sampling(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Compile what is read over a memory: the steps of a draft, but for the first, and the tokens of an answer.
+        """Compile what is read with a memory: the prompt, the steps of a draft and the tokens of an answer.
 
         It costs half a minute or more for each kind of shape (see `Compiled`), and takes away what small networks and
         batches spend most of their time on: starting kernels. Tokens stay those of the plain forwards, up to ties.
@@ -93,8 +93,9 @@ class Network(nn.Module):
         run = trunk.forward if is_plain else trunk
         keys_and_values = {} if memory is None else {"past_key_values": memory.cache}
         attends = attention(segments, None if memory is None else memory.keep)
-        if self.compiled is not None and memory is not None and memory.is_begun and not torch.is_grad_enabled():
-            return parts(self.compiled.states(self._read(segments), segments, attends, memory), segments)
+        fast = None if memory is None or torch.is_grad_enabled() else self.compiled
+        if fast is not None and memory is not None and fast.takes(memory):
+            return parts(fast.states(self._read(segments), segments, attends, memory), segments)
         states = run(
             **self._read(segments),
             **keys_and_values,
