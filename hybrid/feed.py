@@ -56,6 +56,22 @@ class Nothing(Feed):
         return torch.full_like(fodder.gold, fodder.special.pad)
 
 
+@register(Feed, "pause")
+@dataclass(frozen=True)
+class Blanks(Feed):
+    """As many blanks as the gold sketch has tokens of text: with `drafter: pause`, a decoder trained on pause tokens
+    (arXiv 2310.02226)."""
+
+    def feed(self, fodder: Fodder) -> Int[Tensor, "b l"]:
+        return blanked(fodder.gold, fodder.special)
+
+
+def blanked(sketch: Int[Tensor, "b l"], special: Special) -> Int[Tensor, "b l"]:
+    """Masks in place of text."""
+    is_text = (sketch != special.pad) & (sketch != special.end)
+    return torch.where(is_text, special.mask, sketch)
+
+
 @register(Feed, "corrupted")
 @dataclass(frozen=True)
 class Corrupted(Feed):

@@ -6,8 +6,10 @@ from typing import Literal
 from hybrid.bridge import Bridge, Latent, Tokens
 from hybrid.drafters import Drafter
 from hybrid.drafters.autoregressive import Autoregressive
+from hybrid.drafters.controls import NoSketch
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Feed, Gold, Mixture
+from hybrid.kinds import kind_of
 from hybrid.nets.backbone import Backbone, Qwen3
 
 
@@ -66,6 +68,8 @@ class Model:
         """The name of this arrangement in every table."""
         if isinstance(self.drafter, Autoregressive):
             return "chain" if self.pairing == "shared" else "ar_drafter"
-        if not self.drafter.learns:
+        if isinstance(self.drafter, NoSketch):
             return "direct"
+        if not self.drafter.learns:
+            return f"{kind_of(Drafter, type(self.drafter))}, in training too"
         return self.bridge.title if isinstance(self.bridge, Latent) else "hybrid"

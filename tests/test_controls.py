@@ -193,3 +193,10 @@ def test_shuffled_sketches_reach_the_decoder():
     assert [r.answer_tokens for r in shuffled] == [r.answer_tokens for r in given]
     plain = reasoner.reason(batch.prompts, drafter=DRAFTERS["gold"], gold=batch.sketch)
     assert [r.answer_tokens for r in shuffled] != [r.answer_tokens for r in plain]
+
+
+def test_arrangements_that_differ_have_names_that_differ():
+    from hybrid.model import Model
+
+    named = [Model(drafter=look_up(Drafter, kind)()).method for kind in names(Drafter)]
+    assert len(set(named)) == len(named) and {"direct", "chain", "hybrid", "pause, in training too"} <= set(named)

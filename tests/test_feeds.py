@@ -8,7 +8,7 @@ from toy import tiny_batch, tiny_reasoner
 
 from hybrid.diffusion.guidance import Ending
 from hybrid.diffusion.noise import Noise
-from hybrid.feed import Corrupted, Drafted, Feed, Fodder, Gold, Mixture, Nothing, Partial
+from hybrid.feed import Blanks, Corrupted, Drafted, Feed, Fodder, Gold, Mixture, Nothing, Partial
 from hybrid.kinds import look_up, names
 from hybrid.records import Special
 
@@ -167,3 +167,9 @@ def test_shares_that_are_no_law_are_refused(shares):
         Mixture(**shares)
     with pytest.raises(ValueError, match="share=1.5"):
         Corrupted(1.5)
+
+
+def test_pauses_are_blanks_as_long_as_the_gold_sketch():
+    fed, gold = Blanks().feed(fodder()), gold_canvas()
+    is_text = gold > MASK
+    assert is_text.any() and (fed[is_text] == MASK).all() and torch.equal(fed[~is_text], gold[~is_text])

@@ -10,6 +10,7 @@ from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import State
 from hybrid.diffusion.noise import Noise
 from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Request
+from hybrid.feed import blanked
 from hybrid.kinds import register
 from hybrid.nets.network import Network
 from hybrid.records import Spent
@@ -75,5 +76,4 @@ class Pause(Given):
     def sketch(self, request: Request) -> Int[Tensor, "b l"]:
         if request.gold is None:
             raise ValueError("drafter 'pause' needs gold sketches for their length, which a prompt alone lacks")
-        is_text = (request.gold != request.special.pad) & (request.gold != request.special.end)
-        return torch.where(is_text, request.special.mask, request.gold)
+        return blanked(request.gold, request.special)
