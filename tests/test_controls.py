@@ -196,7 +196,8 @@ def test_shuffled_sketches_reach_the_decoder():
 
 
 def test_arrangements_that_differ_have_names_that_differ():
+    from hybrid.feed import Gold
     from hybrid.model import Model
 
-    named = [Model(drafter=look_up(Drafter, kind)()).method for kind in names(Drafter)]
+    named = [Model(drafter=look_up(Drafter, kind)(), feed=Gold()).method for kind in names(Drafter)]
     assert len(set(named)) == len(named) and {"direct", "chain", "hybrid", "pause, in training too"} <= set(named)
