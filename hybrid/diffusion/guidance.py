@@ -192,7 +192,7 @@ class Ending:
 
 def _after(seen: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
     """Positions after one that is seen."""
-    return (seen.cumsum(-1) - seen.long()) > 0
+    return seen.cumsum(-1) > seen
 
 
 # Where a position stands on its canvas: 0, anywhere; before a visible token or end; after a visible end or pad.

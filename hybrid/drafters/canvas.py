@@ -140,8 +140,8 @@ class CanvasDenoiser(Denoiser):
 
     Every forward is charged where it is made: its own positions to each row that takes part.
 
-    rows: the places of its rows in the batch. start: the position after the prompt. prefix: None where the prompt is
-    absent. memory: of prompt and past. done: blocks of each row in memory.
+    rows: the places of its rows in the batch, ascending. start: the position after the prompt. prefix: None where the
+    prompt is absent. memory: of prompt and past. done: blocks of each row in memory.
     """
 
     canvas: Canvas
@@ -228,7 +228,8 @@ class CanvasDenoiser(Denoiser):
         """One forward: the prompt's q positions if it reads them, those of each row's past, and the view."""
         flops = self.network.flops
         cost = flops(q, q) + past.double() * flops(1, seen + columns) + flops(view, seen + columns + view)
-        self.spent.charge("denoiser", positions=q + past + view, flops=cost, rows=self.rows)
+        is_whole = len(self.rows) == len(self.spent.flops)  # in order, as rows stay
+        self.spent.charge("denoiser", q + past + view, cost, slice(None) if is_whole else self.rows)
 
     def select(self, rows: Int[Tensor, "r"]) -> "CanvasDenoiser":
         return dataclasses.replace(
