@@ -10,6 +10,19 @@ from hybrid.build import ConfigError
 from hybrid.frontier import read, write_atomically
 
 NOT_RUN = "not run"
+# Methods of experiments/families, by the survey's families (arXiv 2503.23077).
+FAMILIES = {
+    "long_chain": ("none: token by token", "chain of every intermediate state"),
+    "chain": ("explicit, compact", "chain of a digit and a carry a line"),
+    "short_chain": ("explicit, compact", "chain of the sum's digits, backwards"),
+    "direct": ("implicit", "no sketch"),
+    "pause": ("implicit: contemplation tokens", "blanks as long as the chain's sketch"),
+    "hybrid_latent": ("implicit: latent embeddings", "drafted like the chain's, read as hidden states"),
+    "hybrid_long": ("hybrid diffusion–autoregressive", "drafted like the long chain's"),
+    "hybrid": ("hybrid diffusion–autoregressive", "drafted like the chain's"),
+    "hybrid_short": ("hybrid diffusion–autoregressive", "drafted like the short chain's"),
+    "hybrid_verified": ("hybrid diffusion–autoregressive", "drafted like the chain's, and the answer with it"),
+}
 
 
 def steps_table(found: dict[tuple[str, str], list[Measured]]) -> str:
@@ -68,7 +81,7 @@ def _line(entry: Entry, chain: float | None) -> list[str]:
 
 
 def learning_table(results: Path) -> str:
-    """Variants of one task: how many steps their positions were, the bound on validation, accuracy by budget."""
+    """Variants of one task: their last run's steps, all positions, the bound on validation, accuracy by budget."""
     lines, heads = [], ["variant", "steps", "million positions", "sketch bound", "answer, gold sketch"]
     runs = {folder.name: read(folder / "frontier.json") for folder in results.glob("*") if folder.is_dir()}
     budgets = sorted({row.steps for run in runs.values() for row in run.rows if row.steps is not None})
@@ -77,12 +90,32 @@ def learning_table(results: Path) -> str:
             last = [row for row in csv.DictReader(file) if row.get("valid/bound")][-1]
         found = {row.steps: f"{100 * row.accuracy:.1f}" for row in run.rows if row.method == "hybrid"}
         costs = [f"{float(last[f'valid/{part}']):.3f}" for part in ("bound", "answer_gold")]
-        line = [name, last["step"], f"{float(last['valid/positions']) / 1e6:.1f}", *costs]
+        line = [name, last["step"], f"{(run.rows[0].training_positions or 0.0) / 1e6:.1f}", *costs]
         lines.append([*line, *(found.get(budget, "–") for budget in budgets)])
     if not lines:
         return "**Not run.**"
     lines.sort(key=lambda line: (line[0] != "recipe", float(line[3])))
     return markdown([*heads, *(f"{budget} steps" for budget in budgets)], lines)
+
+
+def families_table(results: Path) -> str:
+    """One line per method, in its one way: drafts commit at a threshold of 0.9."""
+    heads = [
+        "family", "method", "the sketch", "accuracy %", "sequential forwards", "tokens", "million operations",
+        "ms at batch 1", "million training positions",
+    ]  # fmt: skip
+    lines = []
+    for name, (family, sketch) in FAMILIES.items():
+        if not (file := results / name / "frontier.json").is_file():
+            lines.append([family, name, sketch, NOT_RUN, *[""] * (len(heads) - 4)])
+            continue
+        (row,) = read(file).rows
+        share = [100 * share for share in (row.accuracy, row.accuracy_low, row.accuracy_high)]
+        costs = [row.sequential_forwards, row.sketch_tokens + row.answer_tokens, row.flops / 1e6]
+        costs += [1e3 * row.seconds_per_example, (row.training_positions or 0.0) / 1e6]
+        accuracy = f"{share[0]:.1f} [{share[1]:.1f}, {share[2]:.1f}]"
+        lines.append([family, name, sketch, accuracy, *(f"{cost:.1f}" for cost in costs)])
+    return markdown(heads, lines)
 
 
 def corrupted_table(results: Path) -> str:

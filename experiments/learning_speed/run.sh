@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What lets a small drafter learn: one choice changed at a time, on the quickstart's task and on Countdown-3.
 # Usage: bash experiments/learning_speed/run.sh [quickstart|countdown_3] [key=value ...]
+#        only="recipe batch_quarter" bash experiments/learning_speed/run.sh ...       these variants alone
 # What has a result is skipped; results (on validation): experiments/learning_speed/results/TASK/VARIANT
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -23,6 +24,7 @@ settings=("$@")
 variant() { # name, overrides...
   local name=$1 run=runs/learning_speed/$task/$1 results=$here/results/$task/$1
   shift
+  [[ -z "${only:-}" || " $only " == *" ${run##*/} "* ]] || return 0
   [ ! -f "$results/frontier.json" ] || return 0
   if [ -n "${before:-}" ]; then # half of the positions under other settings first
     set -- "$@" "train.positions=$((positions[$task] / 2))"
