@@ -24,7 +24,7 @@ settings=("$@")
 variant() { # name, overrides...
   local name=$1 run=runs/learning_speed/$task/$1 results=$here/results/$task/$1
   shift
-  [[ -z "${only:-}" || " $only " == *" ${run##*/} "* ]] || return 0
+  [[ -z "${only:-}" || " $only " == *" $name "* ]] || return 0
   [ ! -f "$results/frontier.json" ] || return 0
   if [ -n "${before:-}" ]; then # half of the positions under other settings first
     set -- "$@" "train.positions=$((positions[$task] / 2))"
