@@ -13,6 +13,8 @@ declare -A steps=([quickstart]=0,1,2,4,8,18 [countdown_3]=0,1,4,8,16,24)
 declare -A steps_of_blocks=([quickstart]=0,8,18 [countdown_3]=0,8,16,24)
 declare -A deep=([quickstart]="model.backbone.layers=4 model.backbone.width=48"
   [countdown_3]="model.backbone.layers=8 model.backbone.width=88")
+declare -A deeper=([quickstart]="model.backbone.layers=8 model.backbone.width=32"
+  [countdown_3]="model.backbone.layers=16 model.backbone.width=64")
 declare -A wide=([quickstart]="model.backbone.layers=1 model.backbone.width=88"
   [countdown_3]="model.backbone.layers=2 model.backbone.width=184")
 declare -A half_the_rate=([quickstart]=0.003 [countdown_3]=0.001)
@@ -70,6 +72,10 @@ for task in "${tasks[@]}"; do
   variant batch_quarter_copies_4 "$quarter" model.drafter.copies=4
   # shellcheck disable=SC2086
   variant batch_quarter_deep "$quarter" ${deep[$task]}
+  # shellcheck disable=SC2086
+  variant batch_quarter_deep_mostly_gold "$quarter" ${deep[$task]} "$mostly_gold"
+  # shellcheck disable=SC2086
+  variant batch_quarter_deeper_mostly_gold "$quarter" ${deeper[$task]} "$mostly_gold"
   # shellcheck disable=SC2086
   variant batch_quarter_wide "$quarter" ${wide[$task]}
   variant batch_quarter_half_the_rate "$quarter" "train.learning_rate=${half_the_rate[$task]}"
