@@ -14,7 +14,8 @@ LABELS = {
     "hybrid_separate": "hybrid, two networks", "chain": "chain", "direct": "direct", "ar_drafter": "AR drafter",
     "hybrid_block_4": "blocks of 4", "hybrid_block_8": "blocks of 8",
 }  # fmt: skip
-LONGER = "_longer"  # methods on more positions: as the method, dotted
+# The same method otherwise: as it, in other lines.
+ENDS = {"": ("", "-"), "_longer": (", trained longer", ":"), "_deep": (", deep", "--")}
 LOOKS = dict(zip(LABELS, zip((*COLOURS, INK, MUTED), (*MARKERS, "*"), strict=True), strict=True))
 COLUMNS = 4
 
@@ -86,18 +87,25 @@ def _costs(axes: Any, panel: Panel) -> dict[str, Any]:
     return named
 
 
+def _parts(method: str) -> tuple[str, str]:
+    """The method, and its end."""
+    return next((method.removesuffix(end), end) for end in reversed(ENDS) if method.endswith(end))
+
+
 def _look(method: str) -> tuple[str, str, str]:
     """Colour, marker, dashes."""
-    return *LOOKS[method.removesuffix(LONGER)], ":" if method.endswith(LONGER) else "-"
+    plain, end = _parts(method)
+    return *LOOKS[plain], ENDS[end][1]
 
 
 def _label(method: str) -> str:
-    return LABELS[method.removesuffix(LONGER)] + (", trained longer" if method.endswith(LONGER) else "")
+    plain, end = _parts(method)
+    return LABELS[plain] + ENDS[end][0]
 
 
 def _methods() -> list[str]:
     """All there may be, in the order of a legend."""
-    return [name + end for name in LABELS for end in ("", LONGER)]
+    return [name + end for name in LABELS for end in ENDS]
 
 
 def _frame(axes: Any, title: str, label: str) -> None:

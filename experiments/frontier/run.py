@@ -29,6 +29,8 @@ ROOT = HERE.parents[1]
 
 # Two networks of width 90 have the parameters of one of width 128 (within 1.1 %).
 HALVES = ("model.pairing=separate", "model.backbone.width=90", "model.backbone.heads=3")
+# Twice the layers at the width that keeps the parameters.
+DEEP = ("model.backbone.layers=8", "model.backbone.width=90", "model.backbone.heads=3")
 METHODS: dict[str, tuple[str, ...]] = {
     "hybrid": (),
     "chain": ("model.drafter=autoregressive", "model.feed=gold"),
@@ -38,8 +40,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "ar_drafter": (*HALVES, "model.drafter=autoregressive", "model.feed=gold"),
     "hybrid_block_4": ("model.drafter.attention_block=4",),
     "hybrid_block_8": ("model.drafter.attention_block=8",),
+    "hybrid_deep": DEEP,
+    "chain_deep": (*DEEP, "model.drafter=autoregressive", "model.feed=gold"),
 }
-FIRST, REST, BLOCKS = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter"), tuple(METHODS)[6:]
+FIRST, REST, BLOCKS = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter"), tuple(METHODS)[6:8]
 # The same on twice the positions: what a drafter reaches that is not yet at its best when the others are.
 LONGER = {f"{name}_longer": METHODS[name] for name in ("hybrid", "hybrid_verified")}
 METHODS |= LONGER
@@ -52,6 +56,7 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (MAIN, REST, (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
     (("mult_3x3", "mult_4x4"), tuple(LONGER), (0,)),
+    (MAIN[:3], ("hybrid_deep", "chain_deep"), (0,)),
     (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
 ]
 EVALUATIONS = {

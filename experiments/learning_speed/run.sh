@@ -18,6 +18,7 @@ declare -A deeper=([quickstart]="model.backbone.layers=8 model.backbone.width=32
 declare -A wide=([quickstart]="model.backbone.layers=1 model.backbone.width=88"
   [countdown_3]="model.backbone.layers=2 model.backbone.width=184")
 declare -A half_the_rate=([quickstart]=0.003 [countdown_3]=0.001)
+gold_feed="model.feed={kind: mixture, gold: 0.9, none: 0.1, drafted: 0, partial: 0, corrupted: 0}"
 mostly_gold="model.feed={kind: mixture, gold: 0.7, none: 0.1, drafted: 0.1, partial: 0.05, corrupted: 0.05}"
 tasks=(quickstart countdown_3)
 if [ $# -gt 0 ] && [ -n "${config[$1]:-}" ]; then tasks=("$1"); shift; fi
@@ -46,7 +47,7 @@ variant() { # name, overrides...
 
 for task in "${tasks[@]}"; do
   variant recipe
-  variant gold_feed "model.feed={kind: mixture, gold: 0.9, none: 0.1, drafted: 0, partial: 0, corrupted: 0}"
+  variant gold_feed "$gold_feed"
   variant mostly_gold "$mostly_gold"
   variant answer_counts_4 model.answer_weight=4
   variant small_initialisation model.backbone.initial_scale=0.02
@@ -76,6 +77,11 @@ for task in "${tasks[@]}"; do
   variant batch_quarter_deep_mostly_gold "$quarter" ${deep[$task]} "$mostly_gold"
   # shellcheck disable=SC2086
   variant batch_quarter_deeper_mostly_gold "$quarter" ${deeper[$task]} "$mostly_gold"
+  # shellcheck disable=SC2086
+  variant batch_quarter_deep_gold_feed "$quarter" ${deep[$task]} "$gold_feed"
+  # shellcheck disable=SC2086
+  variant batch_quarter_deep_half_the_rate "$quarter" ${deep[$task]} "$mostly_gold" \
+    "train.learning_rate=${half_the_rate[$task]}"
   # shellcheck disable=SC2086
   variant batch_quarter_wide "$quarter" ${wide[$task]}
   variant batch_quarter_half_the_rate "$quarter" "train.learning_rate=${half_the_rate[$task]}"
