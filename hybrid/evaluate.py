@@ -256,16 +256,17 @@ def validation_totals(
     quarter = max(model.positions // 4, least) if model.positions >= 4 else 0
     steps = sorted({0, quarter, model.positions}) if model.drafter.steps_matter else [None]
     for budget in steps:
-        results = reasoner.reason(batch.prompts, Budget(budget), agree=agree)
+        sketches = {"gold": batch.sketch, "other": batch.sketch.roll(1, 0)}  # which only controls look at
+        results = reasoner.reason(batch.prompts, Budget(budget), agree=agree, **sketches)
         right = sum(task.score(e, r.sketch, r.answer).answer_correct for e, r in zip(examples, results, strict=True))
         totals["accuracy" if budget is None else f"accuracy_{budget}"] = float(right), float(len(examples))
     return totals
 
 
 def _feeds(reasoner: Reasoner) -> Iterator[tuple[str, Feed]]:
-    drafter = reasoner.config.drafter
+    drafter, own = reasoner.config.drafter, reasoner.config.feed
     if not drafter.learns:
-        yield "none", Nothing()
+        yield kind_of(Feed, type(own)), own
         return
     yield "gold", Gold()
     if drafter.steps_matter:

@@ -233,3 +233,13 @@ def test_training_begins_with_the_weights_of_another_run(home, tmp_path, capsys)
     assert "another tokenizer" in refused(capsys, *line, *run, "tokenizer.characters='0123456789+=\\n!'")
     assert "has other shapes of" in refused(capsys, *line, *run, "model.backbone.width=32")
     assert not (tmp_path / "other").exists() or not list((tmp_path / "other").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["gold", "shuffled", "pause"])
+def test_sketches_that_nobody_drafts_train_a_baseline(home, tmp_path, kind):
+    """Validation has what they are made from; each answer's loss is of the feed that was asked for."""
+    feed = "pause" if kind == "pause" else "gold"
+    line = [f"model.drafter={kind}", f"model.feed={feed}", "train.validate_every=1", "train.validate_examples=2"]
+    assert main(["train", str(home / "config.yaml"), f"run={tmp_path / 'run'}", *line, "--no-progress"]) == 0
+    (row, *_) = csv.DictReader((tmp_path / "run" / "logs" / "metrics.csv").open())
+    assert float(row[f"valid/answer_{feed}"]) > 0 and "valid/accuracy" in row
