@@ -256,8 +256,8 @@ def validation_totals(
     quarter = max(model.positions // 4, least) if model.positions >= 4 else 0
     steps = sorted({0, quarter, model.positions}) if model.drafter.steps_matter else [None]
     for budget in steps:
-        sketches = {"gold": batch.sketch, "other": batch.sketch.roll(1, 0)}  # which only controls look at
-        results = reasoner.reason(batch.prompts, Budget(budget), agree=agree, **sketches)
+        gold, other = batch.sketch, batch.sketch.roll(1, 0)  # at which only controls look
+        results = reasoner.reason(batch.prompts, Budget(budget), gold=gold, other=other, agree=agree)
         right = sum(task.score(e, r.sketch, r.answer).answer_correct for e, r in zip(examples, results, strict=True))
         totals["accuracy" if budget is None else f"accuracy_{budget}"] = float(right), float(len(examples))
     return totals
