@@ -25,9 +25,8 @@ from hybrid.train.settings import Train
 class HybridReasoner(pl.LightningModule):
     """Trains a reasoner on batches of a task, with noise and times that are functions of seed, step and example.
 
-    positions: sent through networks so far, on all ranks. positions_before: by the run that this one began with.
-    stop: the signal for which all ranks stop after this step.
-    """
+    positions: sent through networks so far, on all ranks; positions_before: by the run that this one began with. stop:
+    the signal for which all ranks stop after this step."""
 
     def __init__(
         self, reasoner: Reasoner, task: Task, train: Train, seed: int, interrupts: Interrupts | None = None
