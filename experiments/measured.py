@@ -178,9 +178,9 @@ def entries(found: dict[tuple[str, str], list[Measured]]) -> list[Entry]:
                 if (name and not is_hybrid) or (way := chosen(runs, limit)) is None:
                     continue
                 listed.append(Entry(task, method + name, runs, way, share=ratio))
-            own_diffusion = method.replace("hybrid_verified", "diffusion")
-            if own_diffusion != method and (way := chosen(runs, float("inf"), apart=("hybrid", *CONTROLS))):
-                listed.append(Entry(task, own_diffusion, runs, way))
+            is_verified = method.startswith("hybrid_verified")
+            if is_verified and (way := chosen(runs, float("inf"), apart=("hybrid", *CONTROLS))):
+                listed.append(Entry(task, method.replace("hybrid_verified", "diffusion"), runs, way))
             if is_hybrid and (way := chosen(runs, float("inf"), "draft_accuracy")) is not None:
                 listed.append(Entry(task, f"{method}, draft alone", runs, way, "draft_accuracy"))
         if runs := found.get((task, "hybrid"), []):

@@ -75,6 +75,8 @@ def _costs(axes: Any, panel: Panel) -> dict[str, Any]:
         xs, ys = zip(*points, strict=True)
         (line,) = axes.plot(xs, [100 * y for y in ys], dashes, color=colour, marker=marker, markeredgecolor="white")
         named[_label(method)] = line
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, max(high, 2.1 * low))  # an octave at least, which has a tick
     near: list[str] = []  # controls whose lines lie too close for a label each
     levels = sorted(panel.controls.items(), key=lambda pair: pair[1])
     for (control, height), (_, above) in zip(levels, [*levels[1:], ("", float("inf"))], strict=True):

@@ -15,6 +15,7 @@ method() { # name, steps of evaluation, overrides...
   hybrid evaluate "$run" --steps "$steps" --policies "$policies" --out "$run/test" --no-progress
   mkdir -p "$here/results/$name"
   cp "$run/test/frontier.json" "$run/test/frontier.csv" "$here/results/$name/"
+  cp "$run/logs/metrics.csv" "$here/results/$name/curve.csv"
 }
 
 chain=(model.drafter=autoregressive model.feed=gold)

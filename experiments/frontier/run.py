@@ -43,7 +43,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "hybrid_deep": DEEP,
     "chain_deep": (*DEEP, "model.drafter=autoregressive", "model.feed=gold"),
 }
-FIRST, REST, BLOCKS = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter"), tuple(METHODS)[6:8]
+FIRST, REST = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter")
+BLOCKS, DEEPER = ("hybrid_block_4", "hybrid_block_8"), ("hybrid_deep", "chain_deep")
 # The same on twice the positions: what a drafter reaches that is not yet at its best when the others are.
 LONGER = {f"{name}_longer": METHODS[name] for name in ("hybrid", "hybrid_verified")}
 METHODS |= LONGER
@@ -56,7 +57,7 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (MAIN, REST, (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
     (("mult_3x3", "mult_4x4"), tuple(LONGER), (0,)),
-    (MAIN[:3], ("hybrid_deep", "chain_deep"), (0,)),
+    (MAIN[:3], DEEPER, (0,)),
     (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
 ]
 EVALUATIONS = {

@@ -119,10 +119,6 @@ class Compiled:
 
     def takes(self, memory: Memory) -> bool:
         """Whether `states` can write to the memory. The very first one is begun without: it shows what layers keep."""
-        if memory.is_begun and (precision := self._precision) not in self.layers:
-            self.layers[precision] = [
-                (x.keys[:0, :, :0].clone(), x.values[:0, :, :0].clone()) for x in memory.cache.layers
-            ]
         return memory.is_begun or self._precision in self.layers
 
     @property
@@ -134,18 +130,21 @@ class Compiled:
         self, inputs: dict[str, Tensor], segments: Sequence[Segment], attends: Bool[Tensor, "b 1 n m"], memory: Memory
     ) -> Float[Tensor, "b n d"]:
         """Hidden states of a row of segments; the memory grows, unless read-only."""
+        layers, precision = memory.cache.layers, self._precision
+        if precision not in self.layers:
+            self.layers[precision] = [(x.keys[:0, :, :0].clone(), x.values[:0, :, :0].clone()) for x in layers]
         if not memory.is_begun:
-            for layer, parts in zip(memory.cache.layers, self.layers[self._precision], strict=True):
+            for layer, parts in zip(layers, self.layers[precision], strict=True):
                 layer.begin(*(part.new_zeros(len(memory.keep), *part.shape[1:]) for part in parts))
         positions = torch.cat([s.positions for s in segments], dim=1)
         n, used = positions.shape[1], memory.keep.shape[1]
-        rooms = [layer.reserve(n, spare=0.0) for layer in memory.cache.layers]
+        rooms = [layer.reserve(n, spare=0.0) for layer in layers]
         at = torch.arange(used, used + n, device=positions.device)
         # Widened out here: sums of sizes inside a graph are more than the compiler can follow.
         free = (0, rooms[0][0].shape[2] - used - n)
         columns = F.pad(torch.cat([running(memory.keep), positions], dim=1), free)
         states: Tensor = self._run_trunk(inputs, positions, F.pad(attends, free), columns, at, rooms)
-        for layer in memory.cache.layers:
+        for layer in layers:
             layer.grow(n)
         return states
 
