@@ -61,6 +61,7 @@ class Answering:
         began, room = clock(), self.model.answer_room
         writing = Writing(how_of(answer, room, drafter, self.networks.decoder), answer_temperature)
         check_drafts(drafts, choose, drafter, answer_temperature)
+        self.model.check_verify(drafter)
         request = Request(
             prompts, self.model.canvas, self.tokenizer.special, gold, other, agree=agree, answer_room=room
         )

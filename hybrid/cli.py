@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--drafts", type=int, help="sketches per prompt, one answer chosen; needs a --temperature")
     evaluate.add_argument("--temperature", type=float, help="of the sketch's draws; 0: greedy")
     evaluate.add_argument("--answers", help="of decode,verify,canvas; the last two where the canvas holds the answer")
+    evaluate.add_argument("--verify", help="forwards that verify a draft at most, such as 0,64; 0: drafts stand")
     evaluate.add_argument("--devices", type=int, default=1, help="processes that share the examples")
     evaluate.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda:N")
     evaluate.add_argument("--out", help="folder for the frontier files; default: the run folder")
@@ -180,7 +181,7 @@ def _evaluate(options: Any) -> int | None:
     from hybrid.shard import joined, own_device
 
     check_run(options.run)
-    lists = {k: getattr(options, k) for k in ("steps", "policies", "controls", "answers")}
+    lists = {k: getattr(options, k) for k in ("steps", "policies", "controls", "answers", "verify")}
     extra = [f"evaluate.{k}=[{v}]" for k, v in lists.items() if v is not None]
     extra += [
         f"evaluate.{k}={v}"

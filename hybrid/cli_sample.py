@@ -22,6 +22,7 @@ def arguments(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--policy", help="which positions a step commits, such as confidence or threshold")
     sample.add_argument("--threshold", type=float, help="of the threshold policy, 0 to 1")
     sample.add_argument("--temperature", type=float, help="0: greedy (the default)")
+    sample.add_argument("--verify", type=int, help="forwards that verify the sketch at most; 0: it stands as drafted")
     sample.add_argument("--answer", help="decode, verify or canvas; default: verify where the canvas holds an answer")
     sample.add_argument("--answer-temperature", type=float, default=0.0, help="of the decoder's draws; 0: greedy")
     sample.add_argument("--seed", type=int, default=0, help="of the draws")
@@ -58,7 +59,7 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     budget = Budget(options.steps, options.tokens, options.forwards, options.ms, options.effort)
     prompts = read_prompts(options.prompt, options.file, options.paragraphs)
     reasoner, _ = load_reasoner(options.run, experiment)
-    drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature)
+    drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature, options.verify)
     line = as_json if options.json else as_text
     several = {"drafts": options.drafts, "choose": options.choose}
     several |= {"answer": options.answer, "answer_temperature": options.answer_temperature}

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class Evaluate:
     controls: of gold, shuffled, pause. split: "valid" or "test". examples: the first so many; null: all.
     batch: examples answered together; 1 measures latency. temperature: null: the drafter's own.
     answers: of decode, verify, canvas (see `how_of`), each a row of its own; null: the model's default.
+    verify: forwards that verify a draft at most, each a row of its own; null: the drafter's own.
     """
 
     steps: tuple[int, ...] | None = None
@@ -48,6 +50,7 @@ class Evaluate:
     drafts: int = 1
     choose: Choice = "vote"
     answers: tuple[How, ...] | None = None
+    verify: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         known = ("gold", "shuffled", "pause")
@@ -101,18 +104,20 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     budgets = _budgets(settings, drafter, canvas)
     if 0 in budgets:
         listed.append(Way(model.method, drafter, Budget(0), {**pairing, "steps": 0}))
-    for policy in settings.policies or (drafter.policy,):
-        own = dataclasses.replace(drafter, policy=policy)
+    verifying = (drafter.verify,) if settings.verify is None else settings.verify
+    for policy, forwards in product(settings.policies or (drafter.policy,), verifying):
+        own = dataclasses.replace(drafter, policy=policy, verify=forwards)
         check_drafts(settings.drafts, settings.choose, own)
         labels: dict[str, Any] = {**pairing, "policy": kind_of(Policy, type(policy)), "drafts": settings.drafts}
         told = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
         labels["threshold"] = told.pop("threshold", None)
+        told |= {"verify": forwards} if forwards else {}
         labels["setting"] = ", ".join(f"{name} {value}" for name, value in told.items()) or None
         for steps in budgets:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
             own.check_steps(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool))
             for how in hows if steps else ():
-                method = "diffusion" if how == "canvas" else model.method
+                method = "diffusion" if how == "canvas" else "speculative" if forwards else model.method
                 told = {**labels, "steps": steps, "answer": how}
                 listed.append(Way(method, own, Budget(steps), told, settings.drafts, how))
     if model.method != "hybrid":  # what is told of another bridge's controls is not told of the hybrid's

@@ -21,13 +21,14 @@ from hybrid.metrics import TABLE, Tally
 SCHEMA = 1
 HEAD = ("schema", "task", "model", "seed", "split", "rows")
 CONTROLS = ("gold", "shuffled", "pause")
-METHODS = ("direct", "chain", "ar_drafter", "diffusion", "hybrid", *CONTROLS)
+METHODS = ("direct", "chain", "ar_drafter", "diffusion", "hybrid", "speculative", *CONTROLS)
 
 FIELDS: dict[str, str] = {
     "method": "Who wrote the sketch: hybrid (the diffusion drafter; 0 steps: no sketch), direct (no sketch), "
     "chain (the decoder writes it, token by token), ar_drafter (an autoregressive drafter does), diffusion "
-    "(the answer is on the drafter's canvas too, and no decoder is asked), or a "
-    "control: gold (the right sketch), shuffled (another example's), pause (blanks). Others are allowed.",
+    "(the answer is on the drafter's canvas too, and no decoder is asked), speculative (the hybrid, its sketch "
+    "verified by the drafter's causal predictions), or a control: gold (the right sketch), shuffled (another "
+    "example's), pause (blanks). Others are allowed.",
     "pairing": "Drafter and decoder: separate networks, or one shared trunk.",
     "policy": "Which positions one denoising step commits or reopens.",
     "threshold": "Confidence at which the policy commits a position.",
@@ -60,7 +61,8 @@ FIELDS: dict[str, str] = {
     "answer_is": "What the answer adds to the sketch by the task's rules, or how it was chosen among several drafts.",
     "pass_at_k": "Share of examples that at least one of several drafts answers right, 0 to 1.",
     "distinct": "Right answers that differ among an example's drafts, mean per example.",
-    "setting": "What else the policy was told, such as a rate, a bound or a factor.",
+    "setting": "What else the policy was told, such as a rate, a bound or a factor; verify: forwards that verified the "
+    "draft at most.",
     "answer": "How answers were made: decode (token by token), verify (proposed on the canvas, checked by the decoder "
     "in one forward, corrected where it would have written otherwise) or canvas (read off it). Without a draft, and "
     "for controls, they are always decoded.",

@@ -47,10 +47,19 @@ class Model:
             raise ValueError("an autoregressive drafter that shares its trunk trains on the gold sketch: feed: gold")
         if isinstance(self.bridge, Latent) and isinstance(self.drafter, Autoregressive):
             raise ValueError("bridge: latent reads a canvas that was denoised; an autoregressive drafter takes tokens")
+        self.check_verify(self.drafter)
         if self.answer_room and not self.drafter.proposes:
             name = type(self.drafter).__name__
             raise ValueError(
                 f"canvas_holds={self.canvas_holds!r}: {name} drafts no answer on it; take drafter: diffusion"
+            )
+
+    def check_verify(self, drafter: Drafter) -> None:
+        """Refuse to verify drafts whose hidden states the decoder reads."""
+        if isinstance(self.bridge, Latent) and isinstance(drafter, Diffusion) and drafter.verify:
+            raise ValueError(
+                f"verify={drafter.verify}: bridge: latent reads the states of a canvas as it was denoised, and a "
+                "verified sketch is another; take bridge: tokens, or verify: 0"
             )
 
     @property

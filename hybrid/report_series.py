@@ -9,6 +9,7 @@ from hybrid.frontier import CONTROLS, METHODS, Frontier, Row
 SETTINGS = ("pairing", "policy", "setting", "threshold", "block", "drafts", "batch", "answer", "answer_is")
 TITLES = {
     "ar_drafter": "AR drafter",
+    "speculative": "sketch verified",
     "gold": "gold sketch",
     "shuffled": "shuffled",
     "pause": "pause tokens",
@@ -56,7 +57,7 @@ class Point:
 class Series:
     """Points of one method under one setting, by rising steps and cost.
 
-    kind: "line" for the hybrid and plain diffusion, "level" for a control (a horizontal line), "point" for the rest.
+    kind: "line" for what drafts by diffusion, "level" for a control (a horizontal line), "point" for the rest.
     """
 
     label: str
@@ -89,7 +90,9 @@ def _lines(method: str, rows: list[Row], ignore: Sequence[str]) -> list[Series]:
     for group in groups.values():
         group += [row for row in origins if not group or _begins(row, group[0], apart)]
     varied = [name for i, name in enumerate(apart) if len({setting[i] for setting in groups}) > 1]
-    kind: Any = "line" if method in ("hybrid", "diffusion") else "level" if method in CONTROLS else "point"
+    kind: Any = (
+        "line" if method in ("hybrid", "speculative", "diffusion") else "level" if method in CONTROLS else "point"
+    )
     return [
         Series(_label(method, dict(zip(apart, setting, strict=True)), varied), kind, method, _points(group))
         for setting, group in groups.items()

@@ -70,8 +70,10 @@ def chosen(
     policy: str | Mapping[str, Any] | None = None,
     threshold: float | None = None,
     temperature: float | None = None,
+    verify: int | None = None,
 ) -> Drafter:
-    """The model's drafter with what a call says instead: a policy by name or section, its threshold, a temperature.
+    """The model's drafter with what a call says instead: a policy by name or section, its threshold, a temperature,
+    forwards that verify the draft.
 
     Raises:
         ValueError: an unknown policy, a value it refuses, or a drafter that has none of these.
@@ -82,6 +84,8 @@ def chosen(
         changes["policy"] = build(Policy, section | ({} if threshold is None else {"threshold": threshold}), "policy")
     if temperature is not None:
         changes["temperature"] = temperature
+    if verify is not None:
+        changes["verify"] = verify
     if changes and not isinstance(model.drafter, Diffusion):
         raise ValueError(f"{next(iter(changes))} is for diffusion drafters; this reasoner is `{model.method}`")
     return dataclasses.replace(model.drafter, **changes)

@@ -79,7 +79,15 @@ class Whole(nn.Module):
         ).last_hidden_state
         logits = self.network.lm_head(states)
         logits[..., list(self.special.never_drafted)] = -torch.inf
+        self._forbid_ends(tokens, logits)
         return SimpleNamespace(logits=logits)
+
+    def _forbid_ends(self, tokens: Tensor, logits: Tensor) -> None:
+        """In place: a sketch ends nowhere before a token already written, as in ours."""
+        is_written = tokens != self.special.mask
+        goes_on = is_written.flip(1).cumsum(1).flip(1) > 0
+        for token in (self.special.pad, self.special.end):
+            logits[..., token].masked_fill_(goes_on, -torch.inf)
 
 
 class Spread(BlockRefinementScheduler):

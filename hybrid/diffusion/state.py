@@ -46,6 +46,12 @@ class State:
         parts = (z, is_new, confidence, is_reopened)
         return State(self.step + 1, *(old.index_copy(0, rows, new) for old, new in zip(befores, parts, strict=True)))
 
+    def edited(self, first: Int[Tensor, "b m"], confidence: Float[Tensor, "b m"]) -> "State":
+        """The same step's, with other tokens on the first positions of the canvas."""
+        m = first.shape[1]
+        z, sure = torch.cat([first, self.z[:, m:]], dim=1), torch.cat([confidence, self.confidence[:, m:]], dim=1)
+        return State(self.step, z, z != self.z, sure, torch.zeros_like(self.is_reopened))
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -12,10 +12,10 @@ from hybrid.bridge import Tokens
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.draft import State
 from hybrid.diffusion.noise import Noise
-from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Plan, Request
+from hybrid.drafters.causal import drafted, opening, room
+from hybrid.drafters.drafter import Drafter, Drafting, Plan, Request
 from hybrid.kinds import register
 from hybrid.nets.decode import write
-from hybrid.nets.layout import Segment
 from hybrid.nets.network import Network, prompt_segment
 from hybrid.nets.pairing import Hidden
 from hybrid.records import Batch, Special, Spent
@@ -45,37 +45,13 @@ class Autoregressive(Drafter):
 
     def draft(self, network: Network | None, request: Request, budget: Budget, noise: Noise, spent: Spent) -> Drafting:
         assert network is not None
-        special, prompts = request.special, request.prompts
-        start = prompts.keep.sum(-1, keepdim=True)
-        marker = Segment(
-            "open",
-            torch.full_like(start, special.sketch),
-            torch.ones_like(start, dtype=torch.bool),
-            start,
-            True,
-            ("prompt",),
-        )
+        special = request.special
         written = write(
-            network,
-            [prompt_segment(prompts), marker],
-            None,
-            request.canvas if request.room is None else int(request.room.max()),
-            end_id=special.end,
-            pad_id=special.pad,
-            banned=special.never_written,
-            spent=spent,
-            part="denoiser",
-            agree=request.agree,
-        )
-        missing = request.canvas - written.tokens.shape[1]
-        z = F.pad(written.tokens, (0, missing), value=special.pad)
-        confidence = F.pad(written.confidence, (0, missing), value=1.0)
-        is_cut = False
-        if request.room is not None:  # rows with less room than others wrote on for nothing, and are cut
-            beyond = torch.arange(request.canvas, device=z.device) >= request.room[:, None]
-            is_cut = bool((beyond & (z != special.pad)).any())
-            z, confidence = torch.where(beyond, special.pad, z), torch.where(beyond, 1.0, confidence)
-        everywhere = torch.ones_like(z, dtype=torch.bool)
-        yield State(0, z, everywhere, confidence, ~everywhere)
-        is_kept = network.can_denoise and not is_cut  # a running state is of no use to others
-        return Drafted(z, confidence, written.memory if is_kept else None, holds_sketch=is_kept)
+            network, opening(request), None, room(request), end_id=special.end, pad_id=special.pad,
+            banned=special.never_written, spent=spent, part="denoiser", agree=request.agree,
+        )  # fmt: skip
+        found = drafted(network, request, written)
+        assert found.confidence is not None
+        everywhere = torch.ones_like(found.sketch, dtype=torch.bool)
+        yield State(0, found.sketch, everywhere, found.confidence, ~everywhere)
+        return found

@@ -25,6 +25,7 @@ from hybrid.diffusion.stop import Stop
 from hybrid.diffusion.windows import check_windows
 from hybrid.drafters.anneal import annealed, check_anneal
 from hybrid.drafters.canvas import Canvas, CanvasDenoiser, Prefix, alphabet_of, ending
+from hybrid.drafters.causal import check_verify, verified
 from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Plan, Request, finish
 from hybrid.kinds import register
 from hybrid.nets.network import Network, prompt_segment
@@ -56,6 +57,9 @@ class Diffusion(Drafter):
     anneal: steps of training over which a causal network learns to look ahead; drafts and validation always do.
     next_token: weight of a causal next-token loss on the clean sketch, in training only, beside the bound. It reads
         a row of its own, since within a block the clean text of block diffusion sees what follows.
+    verify: forwards that verify the draft at most; a default of a call. The network reads the draft from left to right
+        and keeps what it would have written itself, as it has learnt by next_token: with as many forwards as the canvas
+        has positions the sketch is the one that it writes token by token, mostly in one or two (see `causal.verified`).
     """
 
     learns: ClassVar[bool] = True
@@ -78,11 +82,13 @@ class Diffusion(Drafter):
     shift: bool = True
     anneal: int = 0
     next_token: float = 0.0
+    verify: int = 0
 
     def __post_init__(self) -> None:
         if self.copies < 1:
             raise ValueError(f"copies={self.copies}: must be 1 or more")
         check_anneal(self.anneal, self.attention_block)
+        check_verify(self.verify, self.next_token)
         if not 0 <= self.train_weight <= 1:
             raise ValueError(f"train_weight={self.train_weight}: must be between 0 (tokens alike) and 1 (the bound)")
         if not 0 <= self.guidance < float("inf"):
@@ -105,7 +111,7 @@ class Diffusion(Drafter):
 
     @property
     def forwards_before(self) -> int:
-        return 0  # the prompt is read in the first step
+        return self.verify  # the prompt is read in the first step
 
     @property
     def forwards_per_step(self) -> int:
@@ -196,7 +202,7 @@ class Diffusion(Drafter):
         return -(-canvas // (self.decode_window or self.attention_block or canvas))
 
     def honest(self) -> "Diffusion":
-        return dataclasses.replace(self, train_weight=1.0, next_token=0.0, anneal=0)
+        return dataclasses.replace(self, train_weight=1.0, next_token=0.0, anneal=0, verify=0)
 
     @torch.no_grad()
     def one_step(
@@ -213,7 +219,7 @@ class Diffusion(Drafter):
         request = Request(some, batch.sketch.shape[1], special, answer_room=batch.answer_room)
         plain = dataclasses.replace(
             self, policy=LeftToRight(), decode_window=None, temperature=1.0, top_k=None, top_p=None, stop=None,
-            guidance=0.0,
+            guidance=0.0, verify=0,
         )  # fmt: skip
         steps, spent = plain.least_steps(request.length), spent or Spent.nothing(len(rows))
         if len(rows) == 0:  # other ranks draft, and their networks' calls must meet
@@ -268,11 +274,16 @@ class Diffusion(Drafter):
         memory = prefix.encoded() if state.step else None
         z, confidence = torch.where(is_blank[:, None], special.pad, state.z), state.confidence
         drafted = Drafted(z[:, : request.canvas], confidence[:, : request.canvas], memory)
-        if not request.answer_room:
+        if request.answer_room:
+            answer, sure = z[:, request.canvas :], confidence[:, request.canvas :]
+            drafted = dataclasses.replace(drafted, answer=answer, answer_confidence=sure)
+        if not self.verify or not state.step:
             return drafted
-        return dataclasses.replace(
-            drafted, answer=z[:, request.canvas :], answer_confidence=confidence[:, request.canvas :]
-        )
+        sampling = Sampling(self.temperature, self.top_k, self.top_p)
+        drafted = verified(network, request, drafted, self.verify, sampling, noise, spent)
+        assert drafted.confidence is not None
+        yield state.edited(drafted.sketch, drafted.confidence)
+        return drafted
 
     def check_steps(self, steps: Int[Tensor, "b"], is_free: Bool[Tensor, "b l"]) -> None:
         """Refuse fewer steps than windows, or blocks, with something to draft."""

@@ -9,15 +9,20 @@ from torch import Tensor
 
 from hybrid.nets.decode import Draw, Written, greedy
 from hybrid.nets.layout import Segment
-from hybrid.nets.network import Memory, Network
+from hybrid.nets.network import Memory, Network, Part
 from hybrid.records import Spent
 
 
 @dataclass(frozen=True)
 class Verified(Written):
-    """What was written, and how many of its tokens were proposed. The memory is not kept."""
+    """What was written.
+
+    accepted: tokens of each row that were proposed and confirmed. is_whole: every row came to its end. Where not, what
+    stands as proposed, unread, has confidence 0, and there is no memory of all rows.
+    """
 
     accepted: Int[Tensor, "b"]
+    is_whole: bool
 
 
 def proposed_length(
@@ -45,6 +50,7 @@ def verify(
     part: str,
     agree: Callable[[bool], bool] = bool,
     draw: Draw = greedy,
+    forwards: int | None = None,
 ) -> Verified:
     """What `write` writes, from the same draws, in as few forwards as the proposal is good.
 
@@ -59,7 +65,7 @@ def verify(
     token at least, as a forward that decodes does, so that no text takes more of them than `write` takes.
 
     prefix: ends in a segment of one kept token in every row. proposed: as `proposed_length` reads it; what follows is
-    arbitrary. For other arguments see `write`.
+    arbitrary. forwards: at most; what is then left of a proposal stands unread. For other arguments see `write`.
     """
     (*read, last), device = prefix, proposed.device
     rows = torch.arange(len(proposed))  # those that still write, on the host
@@ -72,7 +78,10 @@ def verify(
     length = proposed_length(proposed, max_tokens, end_id=end_id, banned=banned)[:, None]
     asked = (length - number).clamp(min=1)
     n_asked = asked[:, 0].cpu()
-    while not agree(len(rows) == 0):
+    parts: list[Part] = []
+    made = 0
+    while made != forwards and not agree(len(rows) == 0):
+        made += 1
         column = torch.arange(max(n_asked.tolist(), default=1), device=device)
         guess = guesses.gather(1, (number + column).clamp(max=guesses.shape[1] - 1))
         segment = Segment(
@@ -105,14 +114,20 @@ def verify(
         ends = (token == end_id) | (number >= max_tokens)
         told = torch.cat([ends.long(), new, asked], dim=1).cpu()  # the one wait for the device in a forward
         memory = _settled(memory, column < new, int(told[:, 1].max()) if len(told) else 0)
-        if told[:, 0].any():
-            going = (told[:, 0] == 0).nonzero()[:, 0]
+        if (ends := told[:, 0] > 0).any():
+            ended, going = (which.nonzero()[:, 0] for which in (ends, ~ends))
+            parts.append((rows[ended], memory if ends.all() else memory.select(ended.to(device))))
             here = going.to(device)
             rows, told, memory = rows[going], told[going], memory.select(here)
             token, number, asked, length, guesses = (x[here] for x in (token, number, asked, length, guesses))
         read, start, n_asked = [], memory.next_position[:, None], told[:, 2]
+    if len(rows):
+        at, place = rows.to(device), torch.arange(max_tokens, device=device)
+        is_left = (place >= number) & (place < length)
+        tokens[at] = torch.where(is_left, guesses[:, :max_tokens], tokens[at])
+        keep[at] |= is_left
     count = int(keep.sum(-1).max())
-    return Verified(tokens[:, :count], keep[:, :count], confidence[:, :count], [], accepted)
+    return Verified(tokens[:, :count], keep[:, :count], confidence[:, :count], parts, accepted, len(rows) == 0)
 
 
 def _settled(memory: Memory, is_settled: Bool[Tensor, "r n"], most: int) -> Memory:
