@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,9 @@ from hybrid.metrics import wilson
 from hybrid.train.run import FREE_TO_CHANGE
 
 HERE = Path(__file__).parent
-APART = ("diffusion", *CONTROLS)  # rows of a hybrid's results that are no hybrid's
+APART = ("diffusion", "speculative", *CONTROLS)  # rows of a hybrid's results that are no plain hybrid's
+# What is told of a method, and which rows that leaves out.
+KINDS = {"": APART, ", speculative": ("diffusion", "hybrid", *CONTROLS)}
 RATIOS = {"": float("inf"), " at 1/2": 1 / 2, " at 1/4": 1 / 4, " at 1/8": 1 / 8}
 
 
@@ -173,13 +176,13 @@ def entries(found: dict[tuple[str, str], list[Measured]]) -> list[Entry]:
             if not runs:
                 continue
             is_hybrid = method.startswith("hybrid")
-            for name, ratio in RATIOS.items():
+            for kind, (name, ratio) in product(KINDS, RATIOS.items()):
                 limit = float("inf") if ratio == float("inf") else ratio * (chain or 0.0)
-                if (name and not is_hybrid) or (way := chosen(runs, limit)) is None:
+                if (kind + name and not is_hybrid) or (way := chosen(runs, limit, apart=KINDS[kind])) is None:
                     continue
-                listed.append(Entry(task, method + name, runs, way, share=ratio))
+                listed.append(Entry(task, method + kind + name, runs, way, share=ratio))
             is_verified = method.startswith("hybrid_verified")
-            if is_verified and (way := chosen(runs, float("inf"), apart=("hybrid", *CONTROLS))):
+            if is_verified and (way := chosen(runs, float("inf"), apart=("hybrid", "speculative", *CONTROLS))):
                 listed.append(Entry(task, method.replace("hybrid_verified", "diffusion"), runs, way))
             if is_hybrid and (way := chosen(runs, float("inf"), "draft_accuracy")) is not None:
                 listed.append(Entry(task, f"{method}, draft alone", runs, way, "draft_accuracy"))
@@ -203,10 +206,11 @@ def panels(found: dict[tuple[str, str], list[Measured]]) -> list[Any]:
         for method in frontier_run.METHODS:
             if not (runs := found.get((task, method))):
                 continue
-            limits = {row.sequential_forwards for run in runs for row in run.valid.rows if row.method not in APART}
-            ways = dict.fromkeys(chosen(runs, limit) for limit in sorted(limits))
-            tests = [rows_of([run.test for run in runs], way) for way in ways if way is not None]
-            costs[method] = sorted((mean(t, "sequential_forwards"), mean(t, "accuracy")) for t in tests)
+            for kind, apart in KINDS.items():
+                limits = {row.sequential_forwards for run in runs for row in run.valid.rows if row.method not in apart}
+                ways = dict.fromkeys(chosen(runs, limit, apart=apart) for limit in sorted(limits))
+                if tests := [rows_of([run.test for run in runs], way) for way in ways if way is not None]:
+                    costs[method + kind] = sorted((mean(t, "sequential_forwards"), mean(t, "accuracy")) for t in tests)
             growth[method] = [_growth(run.curve) for run in runs if run.curve.is_file()]
         hybrid = found.get((task, "hybrid"), [])
         named = dict.fromkeys(row.method for run in hybrid for row in run.test.rows if row.method in CONTROLS)

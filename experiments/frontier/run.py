@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid.cli import main as hybrid
+from hybrid.drafters.diffusion import Diffusion
 from hybrid.experiment import read_experiment
 from hybrid.frontier import merge, read, write_atomically
 from hybrid.train.run import is_trained
@@ -112,12 +113,21 @@ class Run:
         write_atomically(self.results / "curve.csv", _validations(ROOT / self.folder / "logs" / "metrics.csv").encode())
 
     def _evaluate(self, name: str) -> None:
-        """One evaluation, in all ways: budgets under the recipe's policies, and what ends by itself."""
+        """One evaluation, in all ways: budgets under the recipe's policies, what ends by itself, verified drafts."""
         model = read_experiment(ROOT / self.folder).model
         parts = {name: EVALUATIONS[name]}
-        if model.drafter.steps_matter:
-            own = ["--policies", THRESHOLDS, "--steps", str(model.canvas), "--controls", ""]
-            parts[f"{name}_thresholds"] = [*EVALUATIONS[name], *own]
+        if isinstance(model.drafter, Diffusion):
+            whole = ["--steps", str(model.canvas), "--policies", THRESHOLDS]
+            parts[f"{name}_thresholds"] = [*EVALUATIONS[name], "--controls", "", *whole]
+            verify = [
+                "--controls",
+                "",
+                "--verify",
+                str(model.canvas),
+                *(["--answers", "verify"] * bool(model.answer_room)),
+            ]
+            parts[f"{name}_speculative"] = [*EVALUATIONS[name], *verify, *whole]
+            parts[f"{name}_speculative_steps"] = [*EVALUATIONS[name], *verify, "--steps", "1,2,4"]
         for part, options in parts.items():
             _hybrid("evaluate", str(self.folder), *options, "--out", str(self.folder / part))
         whole = merge([read(ROOT / self.folder / part / "frontier.json") for part in parts])

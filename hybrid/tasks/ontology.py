@@ -2,17 +2,20 @@
 ..." """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, overload
 
 from hybrid.kinds import register
 from hybrid.records import Example, Score
 from hybrid.tasks.json_rows import json_list, text_of, texts_of
+from hybrid.tasks.procedural import Draws
 from hybrid.tasks.task import Task, example
 
 STATEMENT = re.compile(r"(each |every )?(\w+) (is|are) (not )?(?:an? )?(\w+)")
+CONCEPT = re.compile(r"\b([A-Za-z]+pus)(es)?\b")
+ARTICLE = re.compile(r"\b([Aa])n? (?=(\w))")
 CHOICE = re.compile(r"is (\w+) an? (\w+) or (?:an? )?(\w+)\?")
 
 Statement = tuple[bool, str, bool, str]
@@ -27,7 +30,21 @@ class Ontology(Task):
     sketch_valid: every sentence stands in the prompt or follows from sentences written before it.
     draft_correct: such a sketch, and what it says entails the gold answer.
     Answers are compared without regard to case, blanks and the full stop.
+
+    renamings: training examples stand under so many one-to-one renamings of their concepts ("wumpus") as well, drawn
+        by example and number; no logic depends on a concept's name, and a network that knows problems by their names
+        by heart is helped by none.
     """
+
+    renamings: int = 0
+
+    def __post_init__(self) -> None:
+        if self.renamings < 0:
+            raise ValueError(f"renamings={self.renamings}: must be 0 (examples as they stand) or more")
+
+    def trained_on(self, rows: Sequence[Example]) -> Sequence[Example]:
+        names = sorted({found[1].lower() for row in rows for found in CONCEPT.finditer(row.prompt)})
+        return Renamed(rows, self.renamings, tuple(names)) if self.renamings else rows
 
     def read(self, path: Path) -> list[Example]:
         rows = []
@@ -83,6 +100,45 @@ class ProsQA(Ontology):
         if asked is None or claimed is None or claimed[1] != asked[1] or claimed[3] not in asked.groups()[1:]:
             return None
         return claimed
+
+
+@dataclass(frozen=True)
+class Renamed(Sequence[Example]):
+    """All rows as they stand, then all of them renamed, `times` times; made when asked for."""
+
+    rows: Sequence[Example]
+    times: int
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows) * (1 + self.times)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number, place = divmod(index % len(self), len(self.rows))
+        row = self.rows[place]
+        if number == 0:
+            return row
+        order = Draws(f"renaming/{row.key}/{number}").order(len(self.names))
+        new = dict(zip(self.names, (self.names[i] for i in order), strict=True))
+        return example(*(renamed(text, new) for text in (row.prompt, row.sketch, row.answer)))
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """The text with other names for its concepts, in the case and number of the old ones; articles agree."""
+
+    def name(found: re.Match[str]) -> str:
+        new = names[found[1].lower()]
+        return (new.capitalize() if found[1][0].isupper() else new) + (found[2] or "")
+
+    return ARTICLE.sub(lambda a: a[1] + ("n " if a[2].lower() in "aeiou" else " "), CONCEPT.sub(name, text))
 
 
 def statement(sentence: str) -> Statement | None:

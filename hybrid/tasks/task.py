@@ -67,6 +67,10 @@ class Task:
         """
         raise ValueError(f"task kind {type(self).__name__} reads no data sets of the Hub; kind: rows does")
 
+    def trained_on(self, rows: Sequence[Example]) -> Sequence[Example]:
+        """The train split, given the rows of its file: these, unless a kind makes more of them."""
+        return rows
+
     def score(self, example: Example, sketch: str, answer: str) -> Score:
         """What the task's rules say of one result."""
         raise NotImplementedError
@@ -132,7 +136,7 @@ def split(task: Task, data: Data, name: str, seed: int = 0) -> Sequence[Example]
             f"data.train = {data.train}: no rows are left for {name} with data.holdout = {data.holdout} "
             f"and the prompts of {len(data.exclude)} exclude files, valid and test kept out"
         )
-    return rows[: data.limit]
+    return task.trained_on(rows[: data.limit]) if name == "train" else rows[: data.limit]
 
 
 def _kept_out(task: Task, data: Data, name: str) -> frozenset[int]:

@@ -1,0 +1,52 @@
+"""Proofs in made-up ontologies: what training makes of a file's problems."""
+
+import json
+import re
+from itertools import permutations
+
+import pytest
+
+from hybrid.tasks import Data, ProntoQA, example, split
+
+
+def ontology_rows(tmp_path, renamings, **data):
+    path = tmp_path / "train.json"
+    steps = ["Tom is a vumpus. Each vumpus is an impus.", "Tom is an impus. Impuses are not red.", "Tom is not red."]
+    said = "Impuses are not red. Each vumpus is an impus. Every lempus is a vumpus. "
+    prompt = said + "{} is a vumpus. True or false: {} is red."
+    rows = [
+        {"question": prompt.format(who, who), "steps": [s.replace("Tom", who) for s in steps], "answer": "False"}
+        for who in ("Tom", "Sam")
+    ]
+    path.write_text(json.dumps(rows))
+    task = ProntoQA(renamings=renamings)
+    return task, split(task, Data(train=str(path), holdout=0, **data), "train")
+
+
+def test_renamed_concepts_leave_the_logic_and_the_language_as_they_were(tmp_path):
+    task, plain = ontology_rows(tmp_path, 0)
+    _, rows = ontology_rows(tmp_path, 40)
+    assert len(rows) == 82 and list(rows[:2]) == list(plain) and rows[-1] == rows[81]
+    with pytest.raises(IndexError):
+        rows[82]
+    names = ("impus", "lempus", "vumpus")
+    found = set()
+    for i, row in enumerate(rows):
+        score = task.score(row, row.sketch, row.answer)
+        assert score.answer_correct and score.sketch_exact and score.sketch_valid and score.draft_correct
+        assert row == example(row.prompt, row.sketch, row.answer) == rows[i]
+        assert ("Tom" in row.prompt) == (i % 2 == 0)
+        rule = re.match(r"(\w+)es are not red\. Each (\w+) is (an?) (\w+)\. Every (\w+) is (an?) (\w+)\.", row.prompt)
+        assert rule[1].lower() == rule[4] and rule[2] == rule[7] and {rule[1].lower(), rule[2], rule[5]} == set(names)
+        assert all((article == "an") == (name == "impus") for article, name in ((rule[3], rule[4]), (rule[6], rule[7])))
+        found.add((rule[4], rule[2], rule[5]))
+    assert found == set(permutations(names))
+
+
+def test_only_training_is_renamed_and_only_so_often(tmp_path):
+    task, _ = ontology_rows(tmp_path, 3)
+    data = Data(train=str(tmp_path / "train.json"), holdout=1)
+    assert len(split(task, data, "valid")) == 1 and len(split(task, data, "train")) == 4
+    assert "Impuses are not red. Each vumpus" in split(task, data, "valid")[0].prompt
+    with pytest.raises(ValueError, match="renamings=-1: must be 0"):
+        ProntoQA(renamings=-1)
