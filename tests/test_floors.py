@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib.util
 import inspect
 import sys
 from functools import lru_cache
@@ -190,3 +191,12 @@ def test_every_config_field_is_read(cls):
             read |= reads_of(kind.__module__)[1][kind.__name__]
     unread = [field.name for field in dataclasses.fields(cls) if field.name not in read]
     assert not unread, f"{cls.__name__} has fields that change nothing: {unread}"
+
+
+def test_every_mutant_is_a_fault_of_the_package_as_it_is():
+    spec = importlib.util.spec_from_file_location("mutants", ROOT.parent / "scripts" / "mutants.py")
+    sys.modules["mutants"] = mutants = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mutants)
+    listed = mutants.read(mutants.LIST)
+    assert len(listed) > 100 and mutants.complaints(ROOT.parent, listed) == []
+    assert all((ROOT.parent / "tests" / f"{test}.py").is_file() for mutant in listed for test in mutant.tests)
