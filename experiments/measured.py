@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -176,11 +175,14 @@ def entries(found: dict[tuple[str, str], list[Measured]]) -> list[Entry]:
             if not runs:
                 continue
             is_hybrid = method.startswith("hybrid")
-            for kind, (name, ratio) in product(KINDS, RATIOS.items()):
-                limit = float("inf") if ratio == float("inf") else ratio * (chain or 0.0)
-                if (kind + name and not is_hybrid) or (way := chosen(runs, limit, apart=KINDS[kind])) is None:
-                    continue
-                listed.append(Entry(task, method + kind + name, runs, way, share=ratio))
+            for kind in KINDS if is_hybrid else [""]:
+                ways: list[Way] = []
+                for name, ratio in RATIOS.items():
+                    limit = float("inf") if ratio == float("inf") else ratio * (chain or 0.0)
+                    way = chosen(runs, limit, apart=KINDS[kind])
+                    if way is not None and way not in ways:  # the best of all is often the best within a share, too
+                        listed.append(Entry(task, method + kind + name, runs, way, share=ratio))
+                        ways.append(way)
             is_verified = method.startswith("hybrid_verified")
             if is_verified and (way := chosen(runs, float("inf"), apart=("hybrid", "speculative", *CONTROLS))):
                 listed.append(Entry(task, method.replace("hybrid_verified", "diffusion"), runs, way))
@@ -206,7 +208,8 @@ def panels(found: dict[tuple[str, str], list[Measured]]) -> list[Any]:
         for method in frontier_run.METHODS:
             if not (runs := found.get((task, method))):
                 continue
-            for kind, apart in KINDS.items():
+            for kind in KINDS if method.startswith("hybrid") else [""]:
+                apart = KINDS[kind]
                 limits = {row.sequential_forwards for run in runs for row in run.valid.rows if row.method not in apart}
                 ways = dict.fromkeys(chosen(runs, limit, apart=apart) for limit in sorted(limits))
                 if tests := [rows_of([run.test for run in runs], way) for way in ways if way is not None]:

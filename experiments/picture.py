@@ -1,7 +1,7 @@
 """The picture of all frontiers: accuracy against sequential forwards, and against training positions, task by task."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ LABELS = {
     "hybrid_block_4": "blocks of 4", "hybrid_block_8": "blocks of 8",
 }  # fmt: skip
 # The same method otherwise: as it, in other lines.
-ENDS = {"": ("", "-"), "_longer": (", trained longer", ":"), "_deep": (", deep", "--")}
+ENDS = {"": ("", "-"), "_longer": ("trained longer", ":"), "_deep": ("deeper", "--")}
+KINDS = {"": "", "speculative": "X"}  # what becomes of its drafts, and another marker for it
 LOOKS = dict(zip(LABELS, zip((*COLOURS, INK, MUTED), (*MARKERS, "*"), strict=True), strict=True))
 COLUMNS = 4
 
@@ -43,12 +44,11 @@ def plot(panels: Sequence[Panel], path: Path) -> Path:
         FigureCanvasAgg(figure)
         grid = figure.subplots(2 * bands, columns, squeeze=False, sharey=True)
         pairs = [pair for band in range(bands) for pair in grid[2 * band : 2 * band + 2].T]
-        named: dict[str, Any] = {}
         for above, below in pairs[len(panels) :]:
             above.set_visible(False)
             below.set_visible(False)
         for (above, below), panel in zip(pairs, panels, strict=False):
-            named |= _costs(above, panel)
+            _costs(above, panel)
             for method, curves in panel.growth.items():
                 for curve in curves:
                     xs, ys = zip(*curve, strict=True)
@@ -58,23 +58,21 @@ def plot(panels: Sequence[Panel], path: Path) -> Path:
             _frame(below, "", "million training positions")
         for row, axes in enumerate(grid[:, 0]):
             axes.set_ylabel("answers right, validation" if row % 2 else "answers right, test")
-        legend = [(named[label], label) for label in sorted(named, key=[*map(_label, _methods())].index)]
-        figure.legend(*zip(*legend, strict=True), loc="outside upper left", ncols=6, frameon=False)
+        legend = _legend({method for panel in panels for method in panel.costs})
+        figure.legend(handles=legend, loc="outside upper left", ncols=7, frameon=False)
         content = io.BytesIO()
         figure.savefig(content, format="png", metadata={"Software": None})
     return write_atomically(path, content.getvalue())
 
 
-def _costs(axes: Any, panel: Panel) -> dict[str, Any]:
-    """Draw lines and controls; what the legend names."""
+def _costs(axes: Any, panel: Panel) -> None:
+    """Draw lines and controls."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    named = {}
     for method, points in panel.costs.items():
         colour, marker, dashes = _look(method)
         xs, ys = zip(*points, strict=True)
-        (line,) = axes.plot(xs, [100 * y for y in ys], dashes, color=colour, marker=marker, markeredgecolor="white")
-        named[_label(method)] = line
+        axes.plot(xs, [100 * y for y in ys], dashes, color=colour, marker=marker, markeredgecolor="white")
     low, high = axes.get_xlim()
     axes.set_xlim(low, max(high, 2.1 * low))  # an octave at least, which has a tick
     near: list[str] = []  # controls whose lines lie too close for a label each
@@ -86,28 +84,34 @@ def _costs(axes: Any, panel: Panel) -> dict[str, Any]:
             where = dict(xy=(0.99, 100 * height), xycoords=("axes fraction", "data"), ha="right", va="bottom")
             axes.annotate(", ".join(near), **where, fontsize=7.5, color=MUTED)
             near = []
-    return named
 
 
-def _parts(method: str) -> tuple[str, str]:
-    """The method, and its end."""
-    return next((method.removesuffix(end), end) for end in reversed(ENDS) if method.endswith(end))
+def _parts(method: str) -> tuple[str, str, str]:
+    """The method, its end, and what its drafts undergo."""
+    method, _, kind = method.partition(", ")
+    return next((method.removesuffix(end), end, kind) for end in reversed(ENDS) if method.endswith(end))
 
 
 def _look(method: str) -> tuple[str, str, str]:
     """Colour, marker, dashes."""
-    plain, end = _parts(method)
-    return *LOOKS[plain], ENDS[end][1]
+    plain, end, kind = _parts(method)
+    colour, marker = LOOKS[plain]
+    return colour, KINDS[kind] or marker, ENDS[end][1]
 
 
-def _label(method: str) -> str:
-    plain, end = _parts(method)
-    return LABELS[plain] + ENDS[end][0]
+def _legend(methods: Collection[str]) -> list[Any]:
+    """What the colours, the dashes and the other marker mean, as far as they occur."""
+    from matplotlib.lines import Line2D
 
-
-def _methods() -> list[str]:
-    """All there may be, in the order of a legend."""
-    return [name + end for name in LABELS for end in ENDS]
+    names, ends, kinds = map(set, zip(*map(_parts, methods), strict=True))
+    whose = [
+        Line2D([], [], color=colour, marker=marker, markeredgecolor="white", label=LABELS[name])
+        for name, (colour, marker) in LOOKS.items()
+        if name in names
+    ]
+    ways = [Line2D([], [], color=MUTED, linestyle=dashes, label=said) for said, dashes in map(ENDS.get, ends) if said]
+    marked = [Line2D([], [], color=MUTED, marker=KINDS[k], linestyle="", label=k) for k in kinds if k]
+    return [*whose, *sorted(ways, key=Line2D.get_label), *marked]
 
 
 def _frame(axes: Any, title: str, label: str) -> None:

@@ -40,7 +40,12 @@ def ship(source: Path, folder: Path, tested: Frontier, origin: dict[str, Any]) -
     reasoner, trained = load_reasoner(folder, without)
     canvas = without.model.canvas
     settings = dataclasses.replace(
-        without.evaluate, examples=EXAMPLES, policies=POLICIES, steps=(canvas // 4, canvas), controls=()
+        without.evaluate,
+        examples=EXAMPLES,
+        policies=POLICIES,
+        steps=(canvas // 4, canvas),
+        controls=(),
+        verify=(0, canvas),
     )
     made = evaluate(
         reasoner,
@@ -58,7 +63,17 @@ def ship(source: Path, folder: Path, tested: Frontier, origin: dict[str, Any]) -
 
 
 def _figures(frontier: Frontier) -> dict[str, Any]:
-    names = ("method", "policy", "threshold", "setting", "steps", "accuracy", "sequential_forwards", "examples")
+    names = (
+        "method",
+        "policy",
+        "threshold",
+        "setting",
+        "answer",
+        "steps",
+        "accuracy",
+        "sequential_forwards",
+        "examples",
+    )
     rows = [{name: getattr(row, name) for name in names if getattr(row, name) is not None} for row in frontier.rows]
     return {"split": frontier.split, "rows": rows}
 

@@ -117,6 +117,8 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
             own.check_steps(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool))
             for how in hows if steps else ():
+                if how == "canvas" and forwards != verifying[0]:
+                    continue  # no answer on the canvas is another for it
                 method = "diffusion" if how == "canvas" else "speculative" if forwards else model.method
                 told = {**labels, "steps": steps, "answer": how}
                 listed.append(Way(method, own, Budget(steps), told, settings.drafts, how))

@@ -227,8 +227,10 @@ def test_shipped_weights_score_what_they_are_said_to(file):
     told = {k: best[k] for k in ("threshold",) if k in best}
     policies = (look_up(Policy, best["policy"])(**told),) if "policy" in best else None
     steps = (best["steps"],) if "steps" in best else None
+    verify = (int(best["setting"].removeprefix("verify ")),) if "setting" in best else None
     settings = dataclasses.replace(
-        experiment.evaluate, examples=24, batch=24, steps=steps, policies=policies, controls=()
+        experiment.evaluate, examples=24, batch=24, steps=steps, policies=policies, controls=(), verify=verify,
+        answers=(best["answer"],),
     )  # fmt: skip
     reasoner, trained = load_reasoner(file.parent, experiment)
     assert trained == origin["trained"]

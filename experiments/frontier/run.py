@@ -55,10 +55,13 @@ EXTRA = ("countdown_4", "gsm8k_equations", "addition", "sudoku_4x4")
 PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (MAIN, (*FIRST, "hybrid_verified"), (0,)),
     (EXTRA, FIRST, (0,)),
+    (("sudoku_4x4",), ("hybrid_verified",), (0,)),
     (MAIN, REST, (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
     (("mult_3x3", "mult_4x4"), tuple(LONGER), (0,)),
     (MAIN[:3], DEEPER, (0,)),
+    (("mult_4x4",), ("hybrid_verified_longer",), (1, 2)),
+    (("sudoku_4x4",), ("hybrid_verified", "chain"), (1, 2)),
     (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
 ]
 EVALUATIONS = {
@@ -144,7 +147,7 @@ def portable(text: str) -> str:
 
 def planned(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
     """The plan's runs; of some tasks, methods or seeds, in the order they are named, and first those of the plan."""
-    listed = [Run(t, m, s) for ts, ms, ss in PLAN for s in ss for t in ts for m in ms]
+    listed = sorted((Run(t, m, s) for ts, ms, ss in PLAN for s in ss for t in ts for m in ms), key=lambda r: r.seed)
     for wanted, name in ((seeds, "seed"), (tasks, "task"), (methods, "method")):
         if wanted:
             listed = [run for value in wanted for run in listed if getattr(run, name) == value]
