@@ -28,7 +28,7 @@ from hybrid.tasks import collate, key_of
 
 # What a task's generation_kwargs may say: ours, the budget's; and the harness's own, of which the model's answer
 # length and greedy decoding leave nothing to choose.
-OURS = ("steps", "num_inference_steps", "policy", "threshold", "temperature", "seed", "join")
+OURS = ("steps", "num_inference_steps", "policy", "threshold", "temperature", "verify", "seed", "join")
 THEIRS = ("until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens", "top_p", "top_k")
 
 
@@ -92,7 +92,9 @@ class HybridLM(LM):
         temperature = None  # tasks say 0 to every model, to those that never draw too
         if "temperature" in options and self.drafter is not None:
             temperature = float(options["temperature"]) if options.get("do_sample", True) else 0.0
-        drafter = chosen(self.reasoner.config, options.get("policy"), options.get("threshold"), temperature)
+        drafter = chosen(
+            self.reasoner.config, options.get("policy"), options.get("threshold"), temperature, options.get("verify")
+        )
         results = self.reasoner.reason(list(contexts), Budget(steps), drafter=drafter, seed=seed)
         texts = [options.get("join", self.join).format(sketch=r.sketch, answer=r.answer) for r in results]
         until = options.get("until") or []

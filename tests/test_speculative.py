@@ -270,3 +270,19 @@ def test_hidden_states_and_other_drafters_are_refused():
     chain = reasoner_of(Autoregressive(), pairing="separate")
     with pytest.raises(ValueError, match="verify is for diffusion drafters; this reasoner is `ar_drafter`"):
         chosen(chain.config, verify=2)
+
+
+def test_the_pipeline_and_the_harness_take_it_too(capsys):
+    pytest.importorskip("lm_eval")
+    from lm_eval.api.instance import Instance
+
+    from hybrid.harness import HybridLM
+    from hybrid.hub.pipeline import HybridReasoningPipeline
+
+    reasoner, seen = reasoner_of(PLAIN), []
+    chain = reasoner.reason(prompts, drafter=Autoregressive())
+    pipeline = HybridReasoningPipeline.of(reasoner)
+    found = pipeline(prompts, 2, verify=CANVAS, callback_on_step_end=lambda of, step, time, told: seen.append(step))
+    assert said(found.results) == said(chain) and "| 2/2 " in capsys.readouterr().err and seen == [0, 1, 1]
+    asked = [Instance("generate_until", {}, (p, {"steps": 2, "verify": CANVAS}), i) for i, p in enumerate(prompts)]
+    assert HybridLM(reasoner, join="{sketch}").generate_until(asked) == [r.sketch for r in chain]

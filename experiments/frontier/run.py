@@ -60,7 +60,7 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (("mult_3x3",), BLOCKS, (0,)),
     (("mult_3x3", "mult_4x4"), tuple(LONGER), (0,)),
     (MAIN[:3], DEEPER, (0,)),
-    (("mult_4x4",), ("hybrid_verified_longer",), (1, 2)),
+    (("mult_3x3", "mult_4x4"), ("hybrid_verified_longer",), (1, 2)),
     (("sudoku_4x4",), ("hybrid_verified", "chain"), (1, 2)),
     (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
 ]

@@ -166,6 +166,7 @@ class HybridReasoningPipeline(DiffusionPipeline):
         top_k: int | None = None,
         top_p: float | None = None,
         cfg_scale: float | None = None,
+        verify: int | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], Any] | None = None,
@@ -179,7 +180,8 @@ class HybridReasoningPipeline(DiffusionPipeline):
         block_length: the sampler's window, drafted to its end before the next.
         policy (remasking, alg): which positions a step commits; threshold, editing_threshold, entropy_bound: fields.
         stability_threshold, confidence_threshold: stop early.
-        temperature, top_k, top_p, cfg_scale: of the sketch's draws. seed, or generator, from which one is drawn.
+        temperature, top_k, top_p, cfg_scale: of the sketch's draws. verify: forwards that verify it at most. seed, or
+            generator, from which one is drawn.
         callback_on_step_end: called with the pipeline, the step, the same once more, and the tensors asked for: canvas,
             is_new, is_reopened, confidence. It sees, and changes nothing.
 
@@ -194,6 +196,7 @@ class HybridReasoningPipeline(DiffusionPipeline):
             ),
             stop=stop_named(stability_threshold, confidence_threshold),
             temperature=temperature, top_k=top_k, top_p=top_p, guidance=cfg_scale, decode_window=block_length,
+            verify=verify,
         )  # fmt: skip
         budget = Budget(
             one_of(num_inference_steps=num_inference_steps, steps=steps, max_denoising_steps=max_denoising_steps),
@@ -210,7 +213,7 @@ class HybridReasoningPipeline(DiffusionPipeline):
             def watch(state: State) -> None:
                 if state.step == 0:
                     return
-                bar.update()
+                bar.update(state.step - bar.n)  # a verified draft is the same step's
                 if callback_on_step_end is not None:
                     shown = {"canvas": state.z, "is_new": state.is_new, "is_reopened": state.is_reopened}
                     shown["confidence"] = state.confidence
