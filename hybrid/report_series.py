@@ -9,11 +9,13 @@ from hybrid.frontier import CONTROLS, METHODS, Frontier, Row
 SETTINGS = ("pairing", "policy", "setting", "threshold", "block", "drafts", "batch", "answer", "answer_is")
 TITLES = {
     "ar_drafter": "AR drafter",
-    "speculative": "sketch verified",
     "gold": "gold sketch",
     "shuffled": "shuffled",
     "pause": "pause tokens",
 }
+
+
+DRAFTED = {"hybrid": "", "speculative": "verified "}  # named by their policy
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
@@ -119,11 +121,12 @@ def _begins(origin: Row, row: Row, apart: Sequence[str]) -> bool:
 
 
 def _label(method: str, setting: dict[str, Any], varied: Sequence[str]) -> str:
-    name = (setting.get("policy") or "no sketch") if method == "hybrid" else TITLES.get(method, method)
+    drafted = DRAFTED.get(method)
+    name = TITLES.get(method, method) if drafted is None else drafted + (setting.get("policy") or "no sketch")
     if "threshold" in varied and setting["threshold"] is not None:
         name += f" {setting['threshold']:g}"
     written = {"block": "block {}", "drafts": "{} drafts", "batch": "batch {}"}
-    named = ("threshold", "policy") if method == "hybrid" else ("threshold",)
+    named = ("threshold",) if drafted is None else ("threshold", "policy")
     shown = [name for name in varied if name not in named and setting[name] is not None]
     return " · ".join([name, *(written.get(key, "{}").format(setting[key]) for key in shown)])
 
@@ -141,7 +144,7 @@ def row_label(row: Row, rows: Sequence[Row]) -> str:
     alike = [r for r in rows if r.method == row.method]
     varied = [x for x in SETTINGS if x == "threshold" or len({getattr(r, x) for r in alike}) > 1]
     setting = {name: getattr(row, name) for name in SETTINGS}
-    method = "hybrid" if row.method == "hybrid" else ""
+    method = "hybrid" if row.method in DRAFTED else ""
     seed = [f"seed {row.seed}"] if len({r.seed for r in alike}) > 1 and row.seed is not None else []
     label = _label(method, setting, varied).removeprefix(" · ").strip()
     return " · ".join(part for part in (label, *seed) if part)

@@ -55,6 +55,7 @@ for method in direct chain hybrid; do
     say "training $method"
     "$venv/bin/hybrid" train "configs/quickstart/$method.yaml" "run=$out/$method" ${training[@]+"${training[@]}"}
     say "evaluating $method"
+    if [ "$method" = hybrid ]; then evaluation+=(--verify 0,18); fi  # drafts as they are, and verified
     "$venv/bin/hybrid" evaluate "$out/$method" ${evaluation[@]+"${evaluation[@]}"}
 done
 
@@ -69,7 +70,8 @@ The frontier is in
 
 Try next
   source $venv/bin/activate
-  hybrid sample $out/hybrid --prompt 73250100,41000213 --steps 4
+  hybrid sample $out/hybrid --prompt 73250100,41000213 --steps 4 --live
+  hybrid sample $out/hybrid --prompt 73250100,41000213 --steps 1 --verify 18 --live
   hybrid evaluate $out/hybrid --steps 0,1,2,4,8 --policies confidence,threshold,ancestral --controls gold,shuffled
   hybrid train experiments/fork_example/run.yaml
 
