@@ -6,7 +6,7 @@ from pathlib import Path
 from hybrid.frontier import Frontier, Row, write_csv, write_json
 from hybrid.report_page import page
 from hybrid.report_plot import plot
-from hybrid.report_series import clip, ordered, row_label, slower
+from hybrid.report_series import DRAFTED, clip, ordered, row_label, slower
 
 __all__ = ["page", "plot", "table", "write"]
 
@@ -43,7 +43,7 @@ def table(frontier: Frontier, width: int | None = None) -> str:
         line[BAR] = _bar(row.accuracy, widths[BAR])
         if before and before.method == row.method:
             line[0] = ""
-        elif before and "hybrid" in (before.method, row.method):
+        elif before and {before.method, row.method} & set(DRAFTED):
             lines.append("")
         lines.append(_line(line, widths, gap))
     note = "[95% Wilson] · exact: sketch equals gold · tokens: sketch+answer · means per example"
