@@ -63,17 +63,8 @@ def ship(source: Path, folder: Path, tested: Frontier, origin: dict[str, Any]) -
 
 
 def _figures(frontier: Frontier) -> dict[str, Any]:
-    names = (
-        "method",
-        "policy",
-        "threshold",
-        "setting",
-        "answer",
-        "steps",
-        "accuracy",
-        "sequential_forwards",
-        "examples",
-    )
+    way = ("method", "policy", "threshold", "setting", "answer", "steps")
+    names = (*way, "accuracy", "sequential_forwards", "examples")
     rows = [{name: getattr(row, name) for name in names if getattr(row, name) is not None} for row in frontier.rows]
     return {"split": frontier.split, "rows": rows}
 

@@ -128,6 +128,7 @@ class Answering:
             len(request.prompts) * drafts,
             request.prompts.tokens.shape[1],
             type(drafter),
+            drafter.forwards_before,
             drafter.forwards_per_step,
             writing.how,
             self.model.max_answer,

@@ -104,7 +104,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
     budgets = _budgets(settings, drafter, canvas)
     if 0 in budgets:
         listed.append(Way(model.method, drafter, Budget(0), {**pairing, "steps": 0}))
-    verifying = (drafter.verify,) if settings.verify is None else settings.verify
+    verifying = settings.verify or (drafter.verify,)
     for policy, forwards in product(settings.policies or (drafter.policy,), verifying):
         own = dataclasses.replace(drafter, policy=policy, verify=forwards)
         check_drafts(settings.drafts, settings.choose, own)

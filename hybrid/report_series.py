@@ -13,8 +13,6 @@ TITLES = {
     "shuffled": "shuffled",
     "pause": "pause tokens",
 }
-
-
 DRAFTED = {"hybrid": "", "speculative": "verified "}  # named by their policy
 
 
@@ -92,9 +90,7 @@ def _lines(method: str, rows: list[Row], ignore: Sequence[str]) -> list[Series]:
     for group in groups.values():
         group += [row for row in origins if not group or _begins(row, group[0], apart)]
     varied = [name for i, name in enumerate(apart) if len({setting[i] for setting in groups}) > 1]
-    kind: Any = (
-        "line" if method in ("hybrid", "speculative", "diffusion") else "level" if method in CONTROLS else "point"
-    )
+    kind: Any = "line" if method in (*DRAFTED, "diffusion") else "level" if method in CONTROLS else "point"
     return [
         Series(_label(method, dict(zip(apart, setting, strict=True)), varied), kind, method, _points(group))
         for setting, group in groups.items()

@@ -13,7 +13,8 @@ from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.sampling import Sampling
 from hybrid.drafters import Drafted, Drafter
 from hybrid.drafters.canvas import ending
-from hybrid.nets.decode import Draw, Written, greedy, write
+from hybrid.drafters.causal import draws
+from hybrid.nets.decode import Draw, Written, write
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Memory, Network
 from hybrid.nets.verify import verify
@@ -78,10 +79,7 @@ class Writing:
 
     def draw(self, noise: Noise, tokens: int) -> Draw:
         """How the decoder's tokens are picked. Decoded and verified answers come of the same draws."""
-        if not self.temperature:
-            return greedy
-        u, sampling = noise.uniform(streams.ANSWER, 0, tokens), Sampling(self.temperature)
-        return lambda logits, row, number: sampling.draw(logits, lambda: u[row, number])
+        return draws(Sampling(self.temperature), noise, streams.ANSWER, tokens)
 
     def written(
         self,

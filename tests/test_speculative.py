@@ -181,6 +181,13 @@ def test_a_budget_of_forwards_reserves_those_that_verify(forwards):
         reasoner.reason(prompts, Budget(forwards=4))
 
 
+def test_a_deadline_is_planned_from_calls_that_verify_as_much():
+    reasoner = reasoner_of(PLAIN)
+    for verify in (0, CANVAS, 0, CANVAS):
+        reasoner.reason(prompts, Budget(ms=1e6), drafter=dataclasses.replace(PLAIN, verify=verify))
+    assert len(reasoner.answering.timings) == 2
+
+
 def test_without_steps_nothing_is_verified():
     reasoner = reasoner_of(dataclasses.replace(PLAIN, verify=CANVAS))
     found = reasoner.reason(prompts, Budget(0))

@@ -4,17 +4,25 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.sampling import Sampling
 from hybrid.drafters.drafter import Drafted, Request
-from hybrid.nets.decode import Written
+from hybrid.nets.decode import Draw, Written, greedy
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Memory, Network, prompt_segment
 from hybrid.nets.verify import verify
 from hybrid.records import Spent
+
+
+def draws(sampling: Sampling, noise: Noise, stream: int, tokens: int) -> Draw:
+    """Draws keyed by the example and the number of the token: whoever writes or verifies a text by them comes to the
+    same one."""
+    if not sampling.temperature:
+        return greedy
+    u = noise.uniform(stream, 0, tokens)
+    return lambda logits, row, number: sampling.draw(logits, lambda: u[row, number])
 
 
 def opening(request: Request, memory: Memory | None = None) -> list[Segment]:
@@ -73,15 +81,10 @@ def verified(
     2511.08923). Each forward settles one token at least, so that as many as the canvas has positions always do.
     """
     special = request.special
-    u = noise.uniform(streams.VERIFY, 0, request.canvas)
-
-    def draw(logits: Tensor, row: Tensor, number: int | Tensor) -> Tensor:
-        return sampling.draw(logits, lambda: u[row, number])
-
     found = verify(
         network, opening(request, draft.memory), draft.memory, draft.sketch, room(request), end_id=special.end,
         pad_id=special.pad, banned=special.never_written, spent=spent, part="denoiser", agree=request.agree,
-        draw=draw, forwards=forwards,
+        draw=draws(sampling, noise, streams.VERIFY, request.canvas), forwards=forwards,
     )  # fmt: skip
     own = drafted(network, request, found, found.is_whole)
     assert draft.confidence is not None and own.confidence is not None

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, overload
+from typing import ClassVar
 
 from hybrid.kinds import register
 from hybrid.records import Example, Score
 from hybrid.tasks.json_rows import json_list, text_of, texts_of
-from hybrid.tasks.procedural import Draws
+from hybrid.tasks.procedural import Draws, Made
 from hybrid.tasks.task import Task, example
 
 STATEMENT = re.compile(r"(each |every )?(\w+) (is|are) (not )?(?:an? )?(\w+)")
@@ -43,8 +43,10 @@ class Ontology(Task):
             raise ValueError(f"renamings={self.renamings}: must be 0 (examples as they stand) or more")
 
     def trained_on(self, rows: Sequence[Example]) -> Sequence[Example]:
+        if not self.renamings:
+            return rows
         names = sorted({found[1].lower() for row in rows for found in CONCEPT.finditer(row.prompt)})
-        return Renamed(rows, self.renamings, tuple(names)) if self.renamings else rows
+        return Renamed(rows, self.renamings, tuple(names))
 
     def read(self, path: Path) -> list[Example]:
         rows = []
@@ -103,7 +105,7 @@ class ProsQA(Ontology):
 
 
 @dataclass(frozen=True)
-class Renamed(Sequence[Example]):
+class Renamed(Made):
     """All rows as they stand, then all of them renamed, `times` times; made when asked for."""
 
     rows: Sequence[Example]
@@ -113,16 +115,8 @@ class Renamed(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows) * (1 + self.times)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        number, place = divmod(index % len(self), len(self.rows))
+    def row(self, index: int) -> Example:
+        number, place = divmod(index, len(self.rows))
         row = self.rows[place]
         if number == 0:
             return row

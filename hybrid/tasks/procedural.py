@@ -76,8 +76,27 @@ class Procedural(Task):
         return Drawn(self, split, seed, exclude, self.rows[split])
 
 
+class Made(Sequence[Example]):
+    """Rows that are made when they are asked for, one by one."""
+
+    def row(self, index: int) -> Example:
+        """Row `index`, 0 and up."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self.row(index % len(self))
+
+
 @dataclass(frozen=True)
-class Drawn(Sequence[Example]):
+class Drawn(Made):
     """The rows of one split of a procedural task. The whole train split is too long to list: index or slice
     it."""
 
@@ -90,16 +109,7 @@ class Drawn(Sequence[Example]):
     def __len__(self) -> int:
         return self.length
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.length))]
-        if not -self.length <= index < self.length:
-            raise IndexError(f"row {index} of {self.length}")
-        index %= self.length
+    def row(self, index: int) -> Example:
         for attempt in range(ATTEMPTS):
             row = example(*self.task.draw(Draws(f"{self.seed}/{self.split}/{index}/{attempt}")))
             if owner(row.key) == self.split and row.key not in self.exclude:
