@@ -120,17 +120,12 @@ class Run:
         model = read_experiment(ROOT / self.folder).model
         parts = {name: EVALUATIONS[name]}
         if isinstance(model.drafter, Diffusion):
-            whole = ["--steps", str(model.canvas), "--policies", THRESHOLDS]
-            parts[f"{name}_thresholds"] = [*EVALUATIONS[name], "--controls", "", *whole]
-            verify = [
-                "--controls",
-                "",
-                "--verify",
-                str(model.canvas),
-                *(["--answers", "verify"] * bool(model.answer_room)),
-            ]
-            parts[f"{name}_speculative"] = [*EVALUATIONS[name], *verify, *whole]
-            parts[f"{name}_speculative_steps"] = [*EVALUATIONS[name], *verify, "--steps", "1,2,4"]
+            plain = [*EVALUATIONS[name], "--controls", ""]
+            verified = [*plain, "--verify", str(model.canvas), *(["--answers", "verify"] * bool(model.answer_room))]
+            ends = ["--steps", str(model.canvas), "--policies", THRESHOLDS]
+            parts[f"{name}_thresholds"] = [*plain, *ends]
+            parts[f"{name}_speculative"] = [*verified, *ends]
+            parts[f"{name}_speculative_steps"] = [*verified, "--steps", "1,2,4"]
         for part, options in parts.items():
             _hybrid("evaluate", str(self.folder), *options, "--out", str(self.folder / part))
         whole = merge([read(ROOT / self.folder / part / "frontier.json") for part in parts])
