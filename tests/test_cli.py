@@ -184,6 +184,18 @@ def test_a_checkpoint_of_another_config_is_refused(capsys, trained, run):
     assert "another config" in err and "train.learning_rate: 0.002 there, 1.0 now" in err and "run=DIR" in err
 
 
+def test_a_run_begun_before_a_key_existed_goes_on_at_its_default(capsys, trained, run, tmp_path):
+    folder = copy_of(run, tmp_path / "copy")
+    config = (folder / "config.yaml").read_text()
+    assert "  clip: 1.0\n" in config
+    (folder / "config.yaml").write_text(config.replace("  clip: 1.0\n", ""))
+    assert main(["train", str(trained[0]), f"run={folder}", "--no-progress"]) == 0
+    assert (folder / "config.yaml").read_text() == config.replace(str(run), str(folder))
+    (folder / "config.yaml").write_text(config.replace("  clip: 1.0\n", "  gone: 3\n"))
+    err = refused(capsys, "train", trained[0], f"run={folder}", "train.clip=2", "--no-progress")
+    assert "another config" in err and "train.gone: 3 there, (absent) now" in err and "2.0 now" in err
+
+
 def test_a_file_where_a_folder_should_be_is_refused(capsys, trained, run, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")

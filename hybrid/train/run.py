@@ -5,16 +5,17 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 
-from hybrid.build import ConfigError, plain
+from hybrid.build import ConfigError, build, plain
 from hybrid.config import differences, load
 from hybrid.experiment import (
     CONFIG,
@@ -218,12 +219,21 @@ def _check_same(experiment: Experiment, folder: Path) -> None:
     has_work = any((folder / CHECKPOINTS).glob("*.ckpt")) or (folder / WEIGHTS).is_file()
     if not has_work or not (folder / CONFIG).is_file():
         return
-    found = differences(load(folder / CONFIG), plain(experiment))
+    found = differences(_begun_with(folder), plain(experiment))
     changed = {k: v for k, v in found.items() if not k.startswith(FREE_TO_CHANGE)}
     if changed:
         listed = "; ".join(f"{key}: {old} there, {new} now" for key, (old, new) in list(changed.items())[:8])
         more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise ConfigError(f"{folder} holds a run of another config ({listed}{more}); name another folder with run=DIR")
+
+
+def _begun_with(folder: Path) -> Mapping[str, Any]:
+    """The config of a folder's run; keys that came after it was begun stand at their defaults, as for evaluation."""
+    config = load(folder / CONFIG)
+    try:
+        return plain(build(Experiment, config))
+    except ConfigError:  # it has keys that are gone since
+        return config
 
 
 def keep_memory() -> None:
