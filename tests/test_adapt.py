@@ -10,7 +10,7 @@ from hybrid.nets.backbone import Qwen3
 from hybrid.nets.pretrained import Pretrained
 from hybrid.sizes import sizes_table
 from hybrid.tasks import collate
-from hybrid.train.optimiser import adamw
+from hybrid.train.optimiser import optimiser_of
 from hybrid.train.settings import Train
 
 pytest.importorskip("peft")
@@ -38,7 +38,7 @@ def test_new_tokens_do_not_decay(family, tmp_path):
     """They are embeddings; low-rank matrices decay as others do."""
     folder = save(tmp_path, family)
     reasoner = reasoner_of(folder, backbone=Lora(Pretrained(folder)))
-    decayed, spared = ({id(p) for p in group["params"]} for group in adamw(reasoner, Train()).param_groups)
+    decayed, spared = ({id(p) for p in group["params"]} for group in optimiser_of(reasoner, Train()).param_groups)
     names = {name: id(p) for name, p in reasoner.named_parameters() if p.requires_grad}
     assert decayed == {i for name, i in names.items() if "lora_" in name or "lm_head" in name}
     assert spared == set(names.values()) - decayed and any("trainable_tokens" in n for n in names)

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_cli import refused, rows, write_config, write_rows
 from torch.utils.data import DataLoader
 
@@ -16,7 +17,7 @@ from hybrid.shard import Shard, batches, rank_and_world
 from hybrid.tasks import Character
 from hybrid.tasks.task import example
 from hybrid.train.data import Stream
-from hybrid.train.optimiser import adamw, networks, rate
+from hybrid.train.optimiser import networks, optimiser_of, rate
 from hybrid.train.settings import Train
 
 
@@ -171,7 +172,7 @@ def test_the_learning_rate_rises_then_falls_and_embeddings_are_spared(home):
     assert [rate(train, step, 0.0) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rate(train, 9, 0.75) == 0.25 and rate(train, 9, 2.0) == 0.0
     reasoner, _ = load_reasoner(home / "run", read_experiment(home / "run"))
-    decayed, spared = adamw(reasoner, train).param_groups
+    decayed, spared = optimiser_of(reasoner, train).param_groups
     embedding = reasoner.networks.decoder.model.get_input_embeddings().weight
     assert decayed["weight_decay"] > 0 and spared["weight_decay"] == 0
     assert all(p.ndim >= 2 and p is not embedding for p in decayed["params"])
@@ -243,3 +244,55 @@ def test_sketches_that_nobody_drafts_train_a_baseline(home, tmp_path, kind):
     assert main(["train", str(home / "config.yaml"), f"run={tmp_path / 'run'}", *line, "--no-progress"]) == 0
     (row, *_) = csv.DictReader((tmp_path / "run" / "logs" / "metrics.csv").open())
     assert float(row[f"valid/answer_{feed}"]) > 0 and "valid/accuracy" in row
+
+
+def muon_groups(reasoner):
+    return optimiser_of(reasoner, Train(optimiser="muon", validate_every=0)).param_groups
+
+
+def test_muon_takes_the_matrices_but_embeddings_and_heads(home):
+    reasoner, _ = load_reasoner(home / "run", read_experiment(home / "run"))
+    model = reasoner.networks.decoder.model
+    muon, decayed, spared = ({id(p) for p in group["params"]} for group in muon_groups(reasoner))
+    matrices = {id(p) for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name}
+    assert muon == matrices and not decayed and id(model.get_input_embeddings().weight) in spared
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    muon, decayed, _ = ({id(p) for p in group["params"]} for group in muon_groups(reasoner))
+    assert muon == matrices and decayed == {id(model.lm_head.weight)}
+
+
+def test_muon_steps_by_orthogonal_matrices_at_the_rate_of_adamw(home):
+    """The step of a matrix of m rows and n columns has nearly all singular values near 0.2 times the root of max(m, n),
+    however unlike those of its gradient are."""
+    train = Train(optimiser="muon", learning_rate=0.1, weight_decay=0.5, validate_every=0)
+    reasoner, _ = load_reasoner(home / "run", read_experiment(home / "run"))
+    optimiser = optimiser_of(reasoner, train)
+    before = [p.detach().clone() for p in optimiser.param_groups[0]["params"]]
+    generator = torch.Generator().manual_seed(0)
+    for p in reasoner.parameters():
+        unlike = torch.logspace(0, 1, p.shape[0]).view(-1, *[1] * (p.ndim - 1))
+        p.grad = torch.randn(p.shape, generator=generator) * unlike
+    optimiser.step()
+    for old, new in zip(before, optimiser.param_groups[0]["params"], strict=True):
+        step = (0.95 * old - new.detach()) / 0.1  # without the decay of rate times weight_decay
+        sizes = torch.linalg.svdvals(step) / (0.2 * max(step.shape) ** 0.5)
+        assert 0.6 < sizes.median() and sizes.max() < 1.4
+    embedding = reasoner.networks.decoder.model.get_input_embeddings().weight
+    assert torch.allclose(optimiser.state[embedding]["exp_avg"], 0.1 * embedding.grad)
+
+
+def test_a_run_under_muon_goes_on_bit_by_bit(home, tmp_path):
+    runs = [tmp_path / name for name in ("whole", "halves")]
+    for run, ends in zip(runs, ((8,), (4, 8)), strict=True):
+        for end in ends:
+            line = ["train", str(home / "config.yaml"), f"run={run}", "train.optimiser=muon", "train.positions=null"]
+            line += [f"train.steps={end}", "train.decay=constant", "train.validate_every=0", "--no-progress"]
+            if end == 8 and len(ends) == 2:
+                config = (run / "config.yaml").read_text()
+                (run / "config.yaml").write_text(config.replace("steps: 4", "steps: 8"))
+            assert main(line) == 0
+    whole, halves = (load_file(run / "model.safetensors") for run in runs)
+    assert all(torch.equal(tensor, halves[name]) for name, tensor in whole.items())
+    adamw = tmp_path / "adamw"
+    assert main([*line[:2], f"run={adamw}", *line[4:], "train.optimiser=adamw"]) == 0
+    assert any(not torch.equal(tensor, halves[name]) for name, tensor in load_file(adamw / "model.safetensors").items())

@@ -18,7 +18,7 @@ from hybrid.tasks import Task
 from hybrid.train import bad_step
 from hybrid.train.data import Part
 from hybrid.train.interrupt import Interrupts
-from hybrid.train.optimiser import adamw, rate
+from hybrid.train.optimiser import optimiser_of, rate
 from hybrid.train.settings import Train
 
 
@@ -127,7 +127,7 @@ class HybridReasoner(pl.LightningModule):
         self._validated.clear()
 
     def configure_optimizers(self) -> Any:
-        optimiser = adamw(self.reasoner, self.train_settings)
+        optimiser = optimiser_of(self.reasoner, self.train_settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

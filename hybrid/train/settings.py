@@ -14,6 +14,8 @@ class Train:
         another task, drafter or feed. Null: weights drawn anew. Tables count the positions of both.
     batch_size: examples per step over all devices and accumulated micro-batches.
     accumulate: micro-batches per step.
+    optimiser: adamw, or muon: Muon on the matrices but embeddings and heads, AdamW on the rest, at one rate. From
+        scratch, Muon learns from fewer examples; what AdamW has pretrained, AdamW tunes.
     learning_rate, warmup, decay: peak, steps of linear rise, and the course after it down to zero.
     weight_decay: on matrices other than embeddings. beta2: of AdamW. clip: of the gradient's norm; 0: none.
     ema: decay of the average of weights that is evaluated and saved; null: the weights themselves.
@@ -36,6 +38,7 @@ class Train:
     start_from: str | None = None
     batch_size: int = 128
     accumulate: int = 1
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 2e-3
     warmup: int = 100
     decay: Literal["linear", "cosine", "constant"] = "linear"
