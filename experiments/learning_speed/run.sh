@@ -17,7 +17,7 @@ declare -A deeper=([quickstart]="model.backbone.layers=8 model.backbone.width=32
   [countdown_3]="model.backbone.layers=16 model.backbone.width=64")
 declare -A wide=([quickstart]="model.backbone.layers=1 model.backbone.width=88"
   [countdown_3]="model.backbone.layers=2 model.backbone.width=184")
-declare -A half_the_rate=([quickstart]=0.003 [countdown_3]=0.001)
+declare -A half_the_rate=([quickstart]=0.003 [countdown_3]=0.001) twice_the_rate=([quickstart]=0.012 [countdown_3]=0.004)
 gold_feed="model.feed={kind: mixture, gold: 0.9, none: 0.1, drafted: 0, partial: 0, corrupted: 0}"
 mostly_gold="model.feed={kind: mixture, gold: 0.7, none: 0.1, drafted: 0.1, partial: 0.05, corrupted: 0.05}"
 tasks=(quickstart countdown_3)
@@ -90,8 +90,13 @@ for task in "${tasks[@]}"; do
   variant batch_quarter_average "$quarter" train.ema=0.99
   variant batch_quarter_seed_1 "$quarter" seed=1
   variant batch_quarter_seed_2 "$quarter" seed=2
+  variant batch_quarter_muon "$quarter" train.optimiser=muon
+  variant batch_quarter_muon_seed_1 "$quarter" train.optimiser=muon seed=1
+  variant batch_quarter_muon_seed_2 "$quarter" train.optimiser=muon seed=2
+  variant batch_quarter_muon_twice_the_rate "$quarter" train.optimiser=muon \
+    "train.learning_rate=${twice_the_rate[$task]}"
   variant average train.ema=0.99
   budgets=${steps_of_blocks[$task]} variant blocks_4 model.drafter.attention_block=4
-  variant twice_the_rate "train.learning_rate=$([ $task = quickstart ] && echo 0.012 || echo 0.004)"
+  variant twice_the_rate "train.learning_rate=${twice_the_rate[$task]}"
   variant twice_as_long "train.positions=$((2 * positions[$task]))"
 done
