@@ -39,7 +39,7 @@ def main(results: Path = HERE / "frontier" / "results", out: Path = HERE, say: C
     aims = goals_table(list(goals(found)))
     own = {"goals": aims, "steps": steps, "summary": table, "corrupted": corrupted_table(results)}
     put(out / "README.md", own | {"families": families_table(HERE / "families" / "results")})
-    variants = {task: learning_table(LEARNING / "results" / task) for task in ("quickstart", "countdown_3")}
+    variants = {task: learning_table(LEARNING / "results" / task) for task in ("quickstart", "countdown_3", "mult_3x3")}
     put(out / LEARNING.name / "README.md", variants)
     picture.plot(panels(found), out / "frontiers.png")
     return 0

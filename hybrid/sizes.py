@@ -13,8 +13,8 @@ MIB = 2**20
 def sizes_table(reasoner: Reasoner) -> str:
     """Parameters of each part, how many train, and the memory they take in training, in MiB.
 
-    Memory: the weights; a gradient for each that trains, and AdamW's two moments. Activations, which depend on batch
-    and lengths, come on top.
+    Memory: the weights; a gradient for each that trains, and AdamW's two moments (Muon keeps one of a matrix).
+    Activations, which depend on batch and lengths, come on top.
     """
     networks = reasoner.networks
     parts: dict[str, nn.Module | None] = (

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# What lets a small drafter learn: one choice changed at a time, on the quickstart's task and on Countdown-3.
-# Usage: bash experiments/learning_speed/run.sh [quickstart|countdown_3] [key=value ...]
+# What lets a small drafter learn: one choice changed at a time, on the quickstart's task and on Countdown-3; optimisers
+# and their rates on 3x3 multiplication.
+# Usage: bash experiments/learning_speed/run.sh [quickstart|countdown_3|mult_3x3] [key=value ...]
 #        only="recipe batch_quarter" bash experiments/learning_speed/run.sh ...       these variants alone
 # What has a result is skipped; results (on validation): experiments/learning_speed/results/TASK/VARIANT
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=experiments/learning_speed
-declare -A config=([quickstart]=configs/quickstart/hybrid.yaml [countdown_3]=experiments/frontier/countdown_3.yaml)
-declare -A positions=([quickstart]=3500000 [countdown_3]=8000000)
-declare -A batch=([quickstart]=128 [countdown_3]=64)
-declare -A steps=([quickstart]=0,1,2,4,8,18 [countdown_3]=0,1,4,8,16,24)
+declare -A config=([quickstart]=configs/quickstart/hybrid.yaml [countdown_3]=experiments/frontier/countdown_3.yaml
+  [mult_3x3]=experiments/frontier/mult_3x3.yaml)
+declare -A positions=([quickstart]=3500000 [countdown_3]=8000000 [mult_3x3]=12000000)
+declare -A batch=([quickstart]=128 [countdown_3]=64 [mult_3x3]=32)
+declare -A adamw=([quickstart]="" [countdown_3]="train.optimiser=adamw train.learning_rate=0.002" [mult_3x3]="")
+declare -A steps=([quickstart]=0,1,2,4,8,18 [countdown_3]=0,1,4,8,16,24 [mult_3x3]=0,1,2,4,8,25)
 declare -A steps_of_blocks=([quickstart]=0,8,18 [countdown_3]=0,8,16,24)
 declare -A deep=([quickstart]="model.backbone.layers=4 model.backbone.width=48"
   [countdown_3]="model.backbone.layers=8 model.backbone.width=88")
@@ -20,7 +23,7 @@ declare -A wide=([quickstart]="model.backbone.layers=1 model.backbone.width=88"
 declare -A half_the_rate=([quickstart]=0.003 [countdown_3]=0.001) twice_the_rate=([quickstart]=0.012 [countdown_3]=0.004)
 gold_feed="model.feed={kind: mixture, gold: 0.9, none: 0.1, drafted: 0, partial: 0, corrupted: 0}"
 mostly_gold="model.feed={kind: mixture, gold: 0.7, none: 0.1, drafted: 0.1, partial: 0.05, corrupted: 0.05}"
-tasks=(quickstart countdown_3)
+tasks=(quickstart countdown_3 mult_3x3)
 if [ $# -gt 0 ] && [ -n "${config[$1]:-}" ]; then tasks=("$1"); shift; fi
 settings=("$@")
 
@@ -32,12 +35,13 @@ variant() { # name, overrides...
   if [ -n "${before:-}" ]; then # half of the positions under other settings first
     set -- "$@" "train.positions=$((positions[$task] / 2))"
     # shellcheck disable=SC2086
-    hybrid train "${config[$task]}" "run=$run/before" "train.batch_size=${batch[$task]}" "$@" $before "${settings[@]}" \
-      --no-progress
+    hybrid train "${config[$task]}" "run=$run/before" "train.batch_size=${batch[$task]}" ${adamw[$task]} "$@" $before \
+      "${settings[@]}" --no-progress
     set -- "$@" "train.start_from=$run/before"
   fi
+  # shellcheck disable=SC2086
   hybrid train "${config[$task]}" "run=$run" "train.positions=${positions[$task]}" "train.batch_size=${batch[$task]}" \
-    "$@" "${settings[@]}" --no-progress
+    ${adamw[$task]} "$@" "${settings[@]}" --no-progress
   hybrid evaluate "$run" evaluate.split=valid --steps "${budgets:-${steps[$task]}}" --policies confidence --controls gold \
     --examples 300 --out "$run/valid" --no-progress
   mkdir -p "$results"
@@ -45,7 +49,21 @@ variant() { # name, overrides...
   cp "$run/logs/metrics.csv" "$results/curve.csv"
 }
 
+optimisers() {
+  variant recipe
+  variant recipe_seed_1 seed=1
+  variant recipe_seed_2 seed=2
+  variant recipe_half_the_rate train.learning_rate=0.002
+  variant adamw_half_the_rate train.optimiser=adamw train.learning_rate=0.002
+  variant adamw_half_the_rate_seed_1 train.optimiser=adamw train.learning_rate=0.002 seed=1
+  variant adamw_half_the_rate_seed_2 train.optimiser=adamw train.learning_rate=0.002 seed=2
+}
+
 for task in "${tasks[@]}"; do
+  if [ "$task" = mult_3x3 ]; then
+    optimisers
+    continue
+  fi
   variant recipe
   variant gold_feed "$gold_feed"
   variant mostly_gold "$mostly_gold"
