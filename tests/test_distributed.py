@@ -67,11 +67,11 @@ def lines(home):
         ["train", config, f"run={home / '2x1'}", *COMMON, *split(2)],
         ["train", config, f"run={home / 'fsdp2'}", *COMMON, *split(2, 1, "fsdp2"),
          "train.activation_checkpointing=true"],
-        ["train", config, f"run={home / 'fsdp2-muon'}", *COMMON, *split(2, 1, "fsdp2"), *MUON],
         ["evaluate", run, "--steps", "0,3", "--controls", "shuffled", "--examples", "4", "--batch", "3", "--out",
          home / "frontier-2", "--no-progress"],
         ["sample", run, "--file", home / "prompts.txt", "--batch", "4", "--temperature", "1", "--json", "--out",
          home / "sample-2.jsonl"],
+        ["train", config, f"run={home / 'fsdp2-muon'}", *COMMON, *split(2, 1, "fsdp2"), *MUON],
     ]  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_a_run_of_one_strategy_and_size_goes_on_as_another(two, tmp_path):
 
 def test_sharded_evaluation_counts_every_example_once(two):
     """Two ranks share three batches of 4 examples; all that is counted equals one process's, seconds aside."""
-    assert main(["evaluate", str(two / "1x1"), *lines(two)[3][2:-2], str(two / "frontier-1"), "--no-progress"]) == 0
+    assert main(["evaluate", str(two / "1x1"), *lines(two)[2][2:-2], str(two / "frontier-1"), "--no-progress"]) == 0
     found = [json.loads((two / f"frontier-{n}" / "frontier.json").read_text())["rows"] for n in (1, 2)]
     for row in (*found[0], *found[1]):
         for name in ("seconds_per_example", "draft_seconds", "answer_seconds"):
@@ -123,7 +123,7 @@ def test_sharded_evaluation_counts_every_example_once(two):
 @pytest.mark.parametrize("batch", ["4", "1", "64"])
 def test_sharded_sampling_answers_every_prompt_once_and_in_order(two, batch):
     """The same sketches and answers from two ranks and one, in batches of 4, of 1 and of all."""
-    *rest, out = lines(two)[4]
+    *rest, out = lines(two)[3]
     rest[rest.index("--batch") + 1] = batch
     assert main([str(part) for part in (*rest, two / f"sample-1-{batch}.jsonl")]) == 0
     texts = [(two / name).read_text().splitlines() for name in (f"sample-1-{batch}.jsonl", "sample-2.jsonl")]
