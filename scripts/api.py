@@ -44,6 +44,13 @@ def signature(thing: type) -> str:
     return f"Fields: `{', '.join(listed)}`\n" if listed else "No fields.\n"
 
 
+def between(cls: type, base: type) -> list[type]:
+    """The classes that a kind takes fields from, and that are no kind themselves."""
+    named = {kinds.look_up(base, name) for name in kinds.names(base)}
+    parents = cls.__mro__[1 : cls.__mro__.index(base)]
+    return [parent for parent in parents if parent not in named and parent.__dict__.get("__annotations__")]
+
+
 def page() -> str:
     """The whole page."""
     out = ["# API", "Written by `python scripts/api.py` from docstrings.", "## Entry points"]
@@ -58,7 +65,8 @@ def page() -> str:
         out += [f"### {key}: {base.__name__}", f"`{base.__module__}`", "```text\n" + text(base) + "\n```"]
         for name in kinds.names(base):
             cls = kinds.look_up(base, name)
-            out += [f"#### {key} kind: {name}", signature(cls), "```text\n" + text(cls) + "\n```"]
+            said = "\n\n".join(text(part) for part in (cls, *between(cls, base)))
+            out += [f"#### {key} kind: {name}", signature(cls), f"```text\n{said}\n```"]
     return "\n\n".join(part.rstrip() for part in out) + "\n"
 
 

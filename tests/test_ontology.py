@@ -66,6 +66,38 @@ def test_a_backward_proof_without_a_conclusion_of_its_own_is_the_steps_reversed(
     assert task.score(row, row.sketch, row.answer).draft_correct
 
 
+@pytest.mark.parametrize(
+    ("order", "whole"), [("backward", "not red impus vumpus Tom"), ("forward", "Tom vumpus impus not red")]
+)
+def test_a_path_names_what_the_premises_link(tmp_path, order, whole):
+    ontology_rows(tmp_path, 0)
+    task = ProntoQA(order=order, style="path", renamings=9)
+    data = Data(train=str(tmp_path / "train.json"), holdout=0)
+    first, second, *renamed = split(task, data, "train")
+    assert first.sketch == whole and second.sketch == whole.replace("Tom", "Sam")
+    for row in (first, second, *renamed):
+        score = task.score(row, row.sketch, row.answer)
+        assert score.sketch_exact and score.sketch_valid and score.draft_correct
+    words = whole.split()
+    shorter = [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))]
+    for sketch in (*shorter, "", "not", "Tom", "not red", "Tom not", "Tom vumpus impus not not red"):
+        assert not task.score(first, sketch, "").sketch_valid, sketch
+    score = task.score(first, " ".join(word for word in words if word not in ("not", "red")), "")
+    assert score.sketch_valid and not score.draft_correct, "Tom is an impus, which is not what was asked"
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_steps_that_are_no_path_are_refused(tmp_path, place):
+    ontology_rows(tmp_path, 0)
+    path = tmp_path / "train.json"
+    rows = json.loads(path.read_text())
+    rows[1]["steps"].insert(place, "Every lempus is a vumpus.")
+    path.write_text(json.dumps(rows))
+    assert len(ProntoQA(order="backward").read(path)) == 2
+    with pytest.raises(ValueError, match=r"train\.json.*'steps': must be one path"):
+        ProntoQA(style="path").read(path)
+
+
 def test_only_training_is_renamed_and_only_so_often(tmp_path):
     task, _ = ontology_rows(tmp_path, 3)
     data = Data(train=str(tmp_path / "train.json"), holdout=1)

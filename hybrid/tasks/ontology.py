@@ -4,6 +4,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -27,7 +28,7 @@ class Ontology(Task):
     """A JSON list of `{"question": ..., "steps": [...], "answer": ...}`; the sketch is the steps, a blank
     between.
 
-    sketch_valid: every sentence stands in the prompt or follows from sentences written before it.
+    sketch_valid: every sentence, or link of a path, stands in the prompt or follows from sentences written before it.
     draft_correct: such a sketch, and what it says entails the gold answer.
     Answers are compared without regard to case, blanks and the full stop.
 
@@ -37,10 +38,14 @@ class Ontology(Task):
     order: "forward" keeps the steps as the file has them, from the facts to what is asked. "backward" begins with what
         is asked: the rules and facts of the prompt that prove it, last one first, and then the conclusion. Where each
         concept has one parent and many children, such a proof chooses once: among the rules about what is asked.
+    style: "sentences" writes a proof as the file does, some 37 words for five rules. "path" names what the rules link,
+        each once, the explicit compact chain: "not happy brimpus sterpus Alex" for Alex, who is a sterpus, which is a
+        brimpus, which is not happy; under `order: forward` the same from Alex on.
     """
 
     renamings: int = 0
     order: Literal["forward", "backward"] = "forward"
+    style: Literal["sentences", "path"] = "sentences"
 
     def __post_init__(self) -> None:
         if self.renamings < 0:
@@ -58,16 +63,28 @@ class Ontology(Task):
             prompt, answer = (text_of(row, field, place) for field in ("question", "answer"))
             if self.conclusion(prompt, answer) is None:
                 raise ValueError(f"{place}: fields 'question' and 'answer' do not fit together: {answer!r}")
-            sketch = " ".join(texts_of(row, "steps", place))
-            rows.append(example(prompt, backward(prompt, sketch) if self.order == "backward" else sketch, answer))
+            sketch = self._sketch(prompt, " ".join(texts_of(row, "steps", place)))
+            if sketch is None:
+                raise ValueError(f"{place}: field 'steps': must be one path of premises to what is asked")
+            rows.append(example(prompt, sketch, answer))
         return rows
+
+    def _sketch(self, prompt: str, steps: str) -> str | None:
+        if self.style == "sentences":
+            return backward(prompt, steps) if self.order == "backward" else steps
+        found = path(prompt, backward(prompt, steps))
+        return found if found is None or self.order == "backward" else _reversed(found)
 
     def conclusion(self, prompt: str, answer: str) -> Statement | None:
         """What the answer claims; None where it is no answer to the question."""
         raise NotImplementedError
 
     def score(self, example: Example, sketch: str, answer: str) -> Score:
-        entailed = follows(example.prompt, sketch)
+        if self.style == "path":
+            said = links(sketch if self.order == "backward" else _reversed(sketch))
+        else:
+            said = statements(sketch)
+        entailed = follows(example.prompt, said)
         return Score(
             answer_correct=_plain(answer) == _plain(example.answer),
             sketch_exact=sketch.strip() == example.sketch,
@@ -167,11 +184,28 @@ def backward(prompt: str, sketch: str) -> str:
     return " ".join([*reversed(named), *(s for s in sentences[-1:] if s not in named)])
 
 
-def follows(prompt: str, sketch: str) -> set[Statement] | None:
-    """Facts that the sketch's sentences entail; None where it is empty or a sentence neither stands in the
-    prompt nor follows from those before it."""
+def path(prompt: str, proof: str) -> str | None:
+    """What the premises of a backward proof link, from what is asked to whom; None where they are no one path."""
     given = premises(prompt)
-    written = statements(sketch)
+    proved = [said for said in statements(proof) if said in given and said is not None]
+    if not proved or not all(a[1] == b[3] and b[2] for a, b in pairwise(proved)) or proved[-1][0]:
+        return None
+    who = re.search(rf"\b{proved[-1][1]}\b", prompt, re.IGNORECASE)
+    assert who is not None
+    return " ".join(["not"] * (not proved[0][2]) + [said[3] for said in proved] + [who[0]])
+
+
+def links(path: str) -> list[Statement | None]:
+    """The statements that a backward path stands for: every word says of the next one what it is."""
+    affirmed, words = not path.startswith("not "), path.lower().removeprefix("not ").split()
+    rules = [(True, subject, i > 0 or affirmed, what) for i, (what, subject) in enumerate(pairwise(words))]
+    return [*rules[:-1], *((False, *fact[1:]) for fact in rules[-1:])]
+
+
+def follows(prompt: str, written: Sequence[Statement | None]) -> set[Statement] | None:
+    """Facts that statements entail; None where there are none or one neither stands in the prompt nor follows from
+    those before it."""
+    given = premises(prompt)
     rules: set[Statement] = set()
     facts: set[Statement] = set()
     for said in written:
@@ -194,6 +228,11 @@ def _close(facts: set[Statement], rules: Iterable[Statement]) -> None:
         }
         added = not new <= facts
         facts |= new
+
+
+def _reversed(path: str) -> str:
+    """A path from its other end; "not" stays before what it negates."""
+    return " ".join(reversed(re.findall(r"(?:\bnot )?\S+", path)))
 
 
 def _plain(text: str) -> str:
