@@ -105,3 +105,30 @@ def test_only_training_is_renamed_and_only_so_often(tmp_path):
     assert "Impuses are not red. Each vumpus" in split(task, data, "valid")[0].prompt
     with pytest.raises(ValueError, match="renamings=-1: must be 0"):
         ProntoQA(renamings=-1)
+
+
+def test_rules_that_lead_nowhere_come_in_by_and_by(tmp_path):
+    """What the proof needs and what speaks of what is asked are never left out; in the last pass nothing is."""
+    path = tmp_path / "train.json"
+    needed = ["Impuses are not red.", "Each vumpus is an impus."]
+    spare = [f"Every lempus is {what}." for what in "hot cold shy loud sweet sour".split()]
+    other = "Every lempus is red."
+    prompt = " ".join(
+        [*spare[:3], needed[0], other, *spare[3:], needed[1], "Tom is a vumpus. True or false: Tom is red."]
+    )
+    steps = ["Tom is a vumpus.", *reversed(needed), "Tom is not red."]
+    path.write_text(json.dumps([{"question": prompt, "steps": steps, "answer": "False"}]))
+    for style in ("sentences", "path"):
+        task = ProntoQA(renamings=60, curriculum=40, style=style)
+        rows = split(task, Data(train=str(path), holdout=0), "train")
+        counts = []
+        for row in rows:
+            assert task.score(row, row.sketch, row.answer).draft_correct
+            assert row.prompt.count(" red.") == 3 and row == example(row.prompt, row.sketch, row.answer)
+            counts.append(row.prompt.count(".") - 5)
+        assert counts[0] == 0 and set(counts[40:]) == {6}
+        early, late = counts[1:20], counts[20:40]
+        assert sum(early) < 0.35 * 6 * len(early) and sum(late) > 0.65 * 6 * len(late)
+    for wrong in (-1, 61):
+        with pytest.raises(ValueError, match=rf"curriculum={wrong}: must be from 0 to renamings, 60"):
+            ProntoQA(renamings=60, curriculum=wrong)

@@ -15,6 +15,7 @@ from hybrid.frontier import read
 from hybrid.reasoner import Reasoner
 from hybrid.shard import Shard, batches, rank_and_world
 from hybrid.tasks import Character
+from hybrid.tasks.procedural import Made
 from hybrid.tasks.task import example
 from hybrid.train.data import Stream
 from hybrid.train.optimiser import networks, optimiser_of, rate
@@ -60,6 +61,26 @@ def test_the_tokens_of_a_step_are_what_drafter_and_decoder_supervise(home):
     part = Stream(some_examples(30), reasoner.tokenizer, 6, 8, seed=0).step(0)[0]
     losses = reasoner.losses(part.batch)
     assert part.supervised == (int(losses.sketch_count.sum()), int(losses.answer_count.sum()))
+
+
+class Few(Made):
+    """Thirty rows, made one by one."""
+
+    def __len__(self):
+        return 30
+
+    def row(self, index):
+        return some_examples(30)[index]
+
+
+def test_a_file_is_permuted_each_epoch_and_made_data_keeps_its_order():
+    tokenizer = Character().train(["0123456789+=\n"])
+    keys = [row.key for row in some_examples(30)]
+    streams = [Stream(rows, tokenizer, 6, 10, seed=0) for rows in (some_examples(30), Few())]
+    of_a_file, made = ([stream.step(i)[0].batch.prompts.keys.tolist() for i in range(6)] for stream in streams)
+    assert sum(made, []) == keys * 2
+    first, second = sum(of_a_file[:3], []), sum(of_a_file[3:], [])
+    assert first != second and first != keys and sorted(first) == sorted(second) == sorted(keys)
 
 
 @pytest.mark.parametrize(("workers", "parts"), [(2, 1), (1, 2)])

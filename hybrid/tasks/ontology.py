@@ -2,7 +2,7 @@
 ..." """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,10 @@ class Ontology(Task):
 
     renamings: training examples stand under so many one-to-one renamings of their concepts ("wumpus") as well, drawn
         by example and number; no logic depends on a concept's name, and a network that knows problems by their names
-        by heart is helped by none.
+        by heart is helped by none. Training goes through one renaming after another.
+    curriculum: in the first so many passes, k = 0 and up, each rule that neither the proof nor the question speaks of
+        (a distractor) stands in the prompt with probability k / curriculum only; from then on all of them do. To look
+        a rule up is learnt far sooner among few.
     order: "forward" keeps the steps as the file has them, from the facts to what is asked. "backward" begins with what
         is asked: the rules and facts of the prompt that prove it, last one first, and then the conclusion. Where each
         concept has one parent and many children, such a proof chooses once: among the rules about what is asked.
@@ -44,18 +47,21 @@ class Ontology(Task):
     """
 
     renamings: int = 0
+    curriculum: int = 0
     order: Literal["forward", "backward"] = "forward"
     style: Literal["sentences", "path"] = "sentences"
 
     def __post_init__(self) -> None:
         if self.renamings < 0:
             raise ValueError(f"renamings={self.renamings}: must be 0 (examples as they stand) or more")
+        if not 0 <= self.curriculum <= self.renamings:
+            raise ValueError(f"curriculum={self.curriculum}: must be from 0 to renamings, {self.renamings}")
 
     def trained_on(self, rows: Sequence[Example]) -> Sequence[Example]:
         if not self.renamings:
             return rows
         names = sorted({found[1].lower() for row in rows for found in CONCEPT.finditer(row.prompt)})
-        return Renamed(rows, self.renamings, tuple(names))
+        return Renamed(self, rows, tuple(names))
 
     def read(self, path: Path) -> list[Example]:
         rows = []
@@ -75,16 +81,18 @@ class Ontology(Task):
         found = path(prompt, backward(prompt, steps))
         return found if found is None or self.order == "backward" else _reversed(found)
 
+    def said(self, sketch: str) -> list[Statement | None]:
+        """The statements of a sketch."""
+        if self.style == "sentences":
+            return statements(sketch)
+        return links(sketch if self.order == "backward" else _reversed(sketch))
+
     def conclusion(self, prompt: str, answer: str) -> Statement | None:
         """What the answer claims; None where it is no answer to the question."""
         raise NotImplementedError
 
     def score(self, example: Example, sketch: str, answer: str) -> Score:
-        if self.style == "path":
-            said = links(sketch if self.order == "backward" else _reversed(sketch))
-        else:
-            said = statements(sketch)
-        entailed = follows(example.prompt, said)
+        entailed = follows(example.prompt, self.said(sketch))
         return Score(
             answer_correct=_plain(answer) == _plain(example.answer),
             sketch_exact=sketch.strip() == example.sketch,
@@ -128,23 +136,37 @@ class ProsQA(Ontology):
 
 @dataclass(frozen=True)
 class Renamed(Made):
-    """All rows as they stand, then all of them renamed, `times` times; made when asked for."""
+    """All rows as they stand, then all of them renamed, again and again; made when asked for."""
 
+    task: Ontology
     rows: Sequence[Example]
-    times: int
     names: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.rows) * (1 + self.times)
+        return len(self.rows) * (1 + self.task.renamings)
 
     def row(self, index: int) -> Example:
         number, place = divmod(index, len(self.rows))
         row = self.rows[place]
+        prompt = row.prompt
+        if number < self.task.curriculum:
+            draws = Draws(f"distractors/{row.key}/{number}")
+            needed = self.task.said(row.sketch)
+            prompt = fewer(prompt, needed, lambda: draws.below(self.task.curriculum) < number)
         if number == 0:
-            return row
+            return example(prompt, row.sketch, row.answer)
         order = Draws(f"renaming/{row.key}/{number}").order(len(self.names))
         new = dict(zip(self.names, (self.names[i] for i in order), strict=True))
-        return example(*(renamed(text, new) for text in (row.prompt, row.sketch, row.answer)))
+        return example(*(renamed(text, new) for text in (prompt, row.sketch, row.answer)))
+
+
+def fewer(prompt: str, needed: Collection[Statement | None], keep: Callable[[], bool]) -> str:
+    """The prompt, and of its rules that neither are needed nor speak of what is asked those to `keep`."""
+    sentences = re.findall(r"\S[^.?]*[.?]", prompt)
+    asked = re.findall(r"\w+", sentences[-1].lower())
+    said = [statement(sentence) for sentence in sentences]
+    distracts = [s is not None and s[0] and s not in needed and s[3] not in asked for s in said]
+    return " ".join(text for text, is_spare in zip(sentences, distracts, strict=True) if not is_spare or keep())
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from hybrid.records import Batch, Example
 from hybrid.shard import Shard, batches
 from hybrid.tasks import Tokenizer, collate
+from hybrid.tasks.procedural import Made
 from hybrid.train.settings import Train
 
 VALIDATION_BATCH = 32
@@ -34,7 +35,7 @@ class Stream(IterableDataset[Part]):
     """Endless micro-batches of one rank, from step `start` on. Step s holds the same examples for any number of ranks
     and parts: rows s * n to (s + 1) * n of all epochs, for n examples per step.
 
-    Epoch after epoch, each a permutation keyed by (seed, epoch); made data, longer than any run, keeps its order.
+    Epoch after epoch, each a permutation keyed by (seed, epoch); made data keeps its order.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Stream(IterableDataset[Part]):
 
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.examples))
-        if len(self.examples) > 2**24:
+        if isinstance(self.examples, Made):
             return offset
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed((self.seed + 1) * 1_000_003 + epoch)
