@@ -2,18 +2,20 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 
 from hybrid.tasks import Data, ProntoQA, ProsQA, example, split
+from hybrid.tasks.ontology import statements
 
 
 def ontology_rows(tmp_path, renamings, **data):
     path = tmp_path / "train.json"
     steps = ["Tom is a vumpus. Each vumpus is an impus.", "Tom is an impus. Impuses are not red.", "Tom is not red."]
-    said = "Impuses are not red. Each vumpus is an impus. Every lempus is a vumpus. "
+    said = "Impuses are not red. Each vumpus is an impus. Every lempus is a vumpus. Lempuses are hot. "
     prompt = said + "{} is a vumpus. True or false: {} is red."
     rows = [
         {"question": prompt.format(who, who), "steps": [s.replace("Tom", who) for s in steps], "answer": "False"}
@@ -24,24 +26,32 @@ def ontology_rows(tmp_path, renamings, **data):
     return task, split(task, Data(train=str(path), holdout=0, **data), "train")
 
 
-def test_renamed_concepts_leave_the_logic_and_the_language_as_they_were(tmp_path):
+def test_renamings_leave_the_logic_and_the_language_as_they_were(tmp_path):
+    """Concepts and properties change their names, each among its kind, and rules their order; facts stay last."""
     task, plain = ontology_rows(tmp_path, 0)
-    _, rows = ontology_rows(tmp_path, 40)
-    assert len(rows) == 82 and list(rows[:2]) == list(plain) and rows[-1] == rows[81]
+    _, rows = ontology_rows(tmp_path, 200)
+    assert len(rows) == 402 and list(rows[:2]) == list(plain) and rows[-1] == rows[401]
     with pytest.raises(IndexError):
-        rows[82]
-    names = ("impus", "lempus", "vumpus")
-    found = set()
+        rows[402]
+    names, orders = set(), set()
     for i, row in enumerate(rows):
         score = task.score(row, row.sketch, row.answer)
         assert score.answer_correct and score.sketch_exact and score.sketch_valid and score.draft_correct
         assert row == example(row.prompt, row.sketch, row.answer) == rows[i]
-        assert ("Tom" in row.prompt) == (i % 2 == 0)
-        rule = re.match(r"(\w+)es are not red\. Each (\w+) is (an?) (\w+)\. Every (\w+) is (an?) (\w+)\.", row.prompt)
-        assert rule[1].lower() == rule[4] and rule[2] == rule[7] and {rule[1].lower(), rule[2], rule[5]} == set(names)
-        assert all((article == "an") == (name == "impus") for article, name in ((rule[3], rule[4]), (rule[6], rule[7])))
-        found.add((rule[4], rule[2], rule[5]))
-    assert found == set(permutations(names))
+        *rules, fact, asked = statements(row.prompt.replace("True or false: ", ""))
+        who = ("tom", "sam")[i % 2]
+        impus, red = next((rule[1], rule[3]) for rule in rules if not rule[2])
+        vumpus, lempus = fact[3], next(rule[1] for rule in rules if rule[3] == fact[3])
+        hot = next(rule[3] for rule in rules if rule[1] == lempus and rule[3] != vumpus)
+        told = [(impus, False, red), (vumpus, True, impus), (lempus, True, vumpus), (lempus, True, hot)]
+        assert sorted(rules) == sorted((True, *rule) for rule in told)
+        assert (fact, asked) == ((False, who, True, vumpus), (False, who, True, red))
+        assert all((a == "an") == (name == "impus") for a, name in re.findall(r"is (an?) (\w+)", row.prompt))
+        names.add((impus, vumpus, lempus, red, hot))
+        orders.add(tuple(told.index(rule[1:]) for rule in rules))
+    concepts, properties = permutations(("impus", "vumpus", "lempus")), permutations(("red", "hot"))
+    assert names == {(*some, *other) for some, other in product(concepts, properties)}
+    assert orders == set(permutations(range(4)))
 
 
 def test_a_backward_proof_goes_from_the_conclusion_to_the_facts(tmp_path):
@@ -124,7 +134,8 @@ def test_rules_that_lead_nowhere_come_in_by_and_by(tmp_path):
         counts = []
         for row in rows:
             assert task.score(row, row.sketch, row.answer).draft_correct
-            assert row.prompt.count(" red.") == 3 and row == example(row.prompt, row.sketch, row.answer)
+            said = Counter(rule[3] for rule in statements(row.prompt.replace("True or false: ", "")))
+            assert max(said.values()) == 3, "both rules about what is asked, and the question"
             counts.append(row.prompt.count(".") - 5)
         assert counts[0] == 0 and set(counts[40:]) == {6}
         early, late = counts[1:20], counts[20:40]

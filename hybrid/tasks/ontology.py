@@ -15,7 +15,9 @@ from hybrid.tasks.procedural import Draws, Made
 from hybrid.tasks.task import Task, example
 
 STATEMENT = re.compile(r"(each |every )?(\w+) (is|are) (not )?(?:an? )?(\w+)")
+SENTENCE = re.compile(r"\S[^.?]*[.?]")
 CONCEPT = re.compile(r"\b([A-Za-z]+pus)(es)?\b")
+WORD = re.compile(r"\b([A-Za-z]+?)((?<=pus)es)?\b")
 ARTICLE = re.compile(r"\b([Aa])n? (?=(\w))")
 CHOICE = re.compile(r"is (\w+) an? (\w+) or (?:an? )?(\w+)\?")
 
@@ -32,9 +34,10 @@ class Ontology(Task):
     draft_correct: such a sketch, and what it says entails the gold answer.
     Answers are compared without regard to case, blanks and the full stop.
 
-    renamings: training examples stand under so many one-to-one renamings of their concepts ("wumpus") as well, drawn
-        by example and number; no logic depends on a concept's name, and a network that knows problems by their names
-        by heart is helped by none. Training goes through one renaming after another.
+    renamings: training examples stand under so many one-to-one renamings of their concepts ("wumpus") and properties
+        ("happy") as well, their rules in another order each time, drawn by example and number; no logic depends on
+        either, and a network that knows problems by heart is helped by none. Training goes through one renaming after
+        another.
     curriculum: in the first so many passes, k = 0 and up, each rule that neither the proof nor the question speaks of
         (a distractor) stands in the prompt with probability k / curriculum only; from then on all of them do. To look
         a rule up is learnt far sooner among few.
@@ -60,8 +63,9 @@ class Ontology(Task):
     def trained_on(self, rows: Sequence[Example]) -> Sequence[Example]:
         if not self.renamings:
             return rows
-        names = sorted({found[1].lower() for row in rows for found in CONCEPT.finditer(row.prompt)})
-        return Renamed(self, rows, tuple(names))
+        concepts = {found[1].lower() for row in rows for found in CONCEPT.finditer(row.prompt)}
+        said = {statement[3] for row in rows for statement in premises(row.prompt) if statement is not None}
+        return Renamed(self, rows, tuple(sorted(concepts)), tuple(sorted(said - concepts)))
 
     def read(self, path: Path) -> list[Example]:
         rows = []
@@ -140,7 +144,8 @@ class Renamed(Made):
 
     task: Ontology
     rows: Sequence[Example]
-    names: tuple[str, ...]
+    concepts: tuple[str, ...]
+    properties: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.rows) * (1 + self.task.renamings)
@@ -155,14 +160,26 @@ class Renamed(Made):
             prompt = fewer(prompt, needed, lambda: draws.below(self.task.curriculum) < number)
         if number == 0:
             return example(prompt, row.sketch, row.answer)
-        order = Draws(f"renaming/{row.key}/{number}").order(len(self.names))
-        new = dict(zip(self.names, (self.names[i] for i in order), strict=True))
-        return example(*(renamed(text, new) for text in (prompt, row.sketch, row.answer)))
+        draws = Draws(f"renaming/{row.key}/{number}")
+        new = {}
+        for names in (self.concepts, self.properties):
+            new |= zip(names, (names[i] for i in draws.order(len(names))), strict=True)
+        return example(*(renamed(text, new) for text in (shuffled(prompt, draws), row.sketch, row.answer)))
+
+
+def shuffled(prompt: str, draws: Draws) -> str:
+    """The prompt with its rules in another order, and all else in its place."""
+    sentences = SENTENCE.findall(prompt)
+    places = [i for i, said in enumerate(map(statement, sentences)) if said is not None and said[0]]
+    order = [sentences[places[i]] for i in draws.order(len(places))]
+    for place, sentence in zip(places, order, strict=True):
+        sentences[place] = sentence
+    return " ".join(sentences)
 
 
 def fewer(prompt: str, needed: Collection[Statement | None], keep: Callable[[], bool]) -> str:
     """The prompt, and of its rules that neither are needed nor speak of what is asked those to `keep`."""
-    sentences = re.findall(r"\S[^.?]*[.?]", prompt)
+    sentences = SENTENCE.findall(prompt)
     asked = re.findall(r"\w+", sentences[-1].lower())
     said = [statement(sentence) for sentence in sentences]
     distracts = [s is not None and s[0] and s not in needed and s[3] not in asked for s in said]
@@ -170,13 +187,14 @@ def fewer(prompt: str, needed: Collection[Statement | None], keep: Callable[[], 
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
-    """The text with other names for its concepts, in the case and number of the old ones; articles agree."""
+    """The text with other names for its concepts and properties, in the case and number of the old ones; articles
+    agree."""
 
     def name(found: re.Match[str]) -> str:
-        new = names[found[1].lower()]
+        new = names.get(found[1].lower(), found[1])
         return (new.capitalize() if found[1][0].isupper() else new) + (found[2] or "")
 
-    return ARTICLE.sub(lambda a: a[1] + ("n " if a[2].lower() in "aeiou" else " "), CONCEPT.sub(name, text))
+    return ARTICLE.sub(lambda a: a[1] + ("n " if a[2].lower() in "aeiou" else " "), WORD.sub(name, text))
 
 
 def statement(sentence: str) -> Statement | None:
