@@ -89,7 +89,7 @@ def test_goals_wait_for_a_chain_that_has_learnt_and_prefer_what_has_more_seeds(t
     stored(tmp_path, "mult_3x3", "chain", 0, chain, chain)
     for seed in (0, 1):
         stored(tmp_path, "mult_3x3", "hybrid", seed, *fast(valid=(0.9, 0.8), test=(0.9, 0.8)))
-    stored(tmp_path, "mult_3x3", "hybrid_longer", 0, *fast(valid=(1.0, 1.0), test=(1.0, 1.0)))
+    stored(tmp_path, "mult_3x3", "hybrid_deep", 0, *fast(valid=(1.0, 1.0), test=(1.0, 1.0)))
     (goal,) = goals.goals(measured.measured(tmp_path))
     assert goal.best.method == "hybrid" and goal.missed()[0] == "the chain has not learnt it"
     heads, _, line = tables.goals_table([goal]).splitlines()

@@ -46,9 +46,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 FIRST, REST = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter")
 BLOCKS, DEEPER = ("hybrid_block_4", "hybrid_block_8"), ("hybrid_deep", "chain_deep")
-# The same on twice the positions: what a drafter reaches that is not yet at its best when the others are.
-LONGER = {f"{name}_longer": METHODS[name] for name in ("hybrid", "hybrid_verified")}
-METHODS |= LONGER
 MAIN = ("mult_3x3", "mult_4x4", "countdown_3", "prontoqa")
 EXTRA = ("countdown_4", "gsm8k_equations", "addition", "sudoku_4x4")
 # (tasks, methods, seeds) by falling value.
@@ -58,9 +55,7 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (("sudoku_4x4",), ("hybrid_verified",), (0,)),
     (MAIN, REST, (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
-    (("mult_3x3", "mult_4x4"), tuple(LONGER), (0,)),
-    (MAIN[:3], DEEPER, (0,)),
-    (("mult_3x3", "mult_4x4"), ("hybrid_verified_longer",), (1, 2)),
+    (("mult_3x3",), DEEPER, (0,)),
     (("sudoku_4x4",), ("hybrid_verified", "chain"), (1, 2)),
     (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
 ]
@@ -87,10 +82,7 @@ class Run:
 
     @property
     def overrides(self) -> list[str]:
-        own = [*METHODS[self.method], f"seed={self.seed}"]
-        if self.method in LONGER:
-            own.append(f"train.positions={2 * read_experiment(ROOT / self.config).train.positions}")
-        return own
+        return [*METHODS[self.method], f"seed={self.seed}"]
 
     @property
     def folder(self) -> Path:

@@ -39,8 +39,8 @@ class Ontology(Task):
         either, and a network that knows problems by heart is helped by none. Training goes through one renaming after
         another.
     curriculum: in the first so many passes, k = 0 and up, each rule that neither the proof nor the question speaks of
-        (a distractor) stands in the prompt with probability k / curriculum only; from then on all of them do. To look
-        a rule up is learnt far sooner among few.
+        (a distractor) stands in the prompt with probability (k / curriculum)² only; from then on all of them do. To
+        look a rule up is learnt far sooner among few.
     order: "forward" keeps the steps as the file has them, from the facts to what is asked. "backward" begins with what
         is asked: the rules and facts of the prompt that prove it, last one first, and then the conclusion. Where each
         concept has one parent and many children, such a proof chooses once: among the rules about what is asked.
@@ -157,7 +157,7 @@ class Renamed(Made):
         if number < self.task.curriculum:
             draws = Draws(f"distractors/{row.key}/{number}")
             needed = self.task.said(row.sketch)
-            prompt = fewer(prompt, needed, lambda: draws.below(self.task.curriculum) < number)
+            prompt = fewer(prompt, needed, lambda: draws.below(self.task.curriculum**2) < number**2)
         if number == 0:
             return example(prompt, row.sketch, row.answer)
         draws = Draws(f"renaming/{row.key}/{number}")
