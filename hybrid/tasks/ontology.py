@@ -161,7 +161,7 @@ class Renamed(Made):
         if number == 0:
             return example(prompt, row.sketch, row.answer)
         draws = Draws(f"renaming/{row.key}/{number}")
-        new = {}
+        new: dict[str, str] = {}
         for names in (self.concepts, self.properties):
             new |= zip(names, (names[i] for i in draws.order(len(names))), strict=True)
         return example(*(renamed(text, new) for text in (shuffled(prompt, draws), row.sketch, row.answer)))
