@@ -59,6 +59,8 @@ def measure(reasoner: Reasoner, experiment: Any, examples: Sequence[Any], positi
     batches = [collate(examples[i : i + BATCH], reasoner.tokenizer, reasoner.config.canvas)
                for i in range(0, len(examples), BATCH)]  # fmt: skip
     for name, tokens in classes(reasoner, torch.cat([batch.sketch for batch in batches])).items():
+        if len(tokens) < 2:
+            sys.exit(f"{experiment.title}: {len(tokens)} different {name} in its sketches (values are digits)")
         for count in COUNTS:
             tally = Tally()
             for i, batch in enumerate(batches):
