@@ -48,7 +48,10 @@ def between(cls: type, base: type) -> list[type]:
     """The classes that a kind takes fields from, and that are no kind themselves."""
     named = {kinds.look_up(base, name) for name in kinds.names(base)}
     parents = cls.__mro__[1 : cls.__mro__.index(base)]
-    return [parent for parent in parents if parent not in named and parent.__dict__.get("__annotations__")]
+    own = [
+        (parent, {f.name for f in fields(parent)} & {*vars(parent).get("__annotations__", ())}) for parent in parents
+    ]
+    return [parent for parent, its in own if its and parent not in named]
 
 
 def page() -> str:

@@ -64,7 +64,7 @@ class Ontology(Task):
         if not self.renamings:
             return rows
         concepts = {found[1].lower() for row in rows for found in CONCEPT.finditer(row.prompt)}
-        said = {statement[3] for row in rows for statement in premises(row.prompt) if statement is not None}
+        said = {one[3] for row in rows for one in premises(row.prompt) if one is not None}
         return Renamed(self, rows, tuple(sorted(concepts)), tuple(sorted(said - concepts)))
 
     def read(self, path: Path) -> list[Example]:
@@ -140,7 +140,8 @@ class ProsQA(Ontology):
 
 @dataclass(frozen=True)
 class Renamed(Made):
-    """All rows as they stand, then all of them renamed, again and again; made when asked for."""
+    """All rows under their own names, then all of them renamed, again and again, the first passes by the curriculum;
+    made when asked for."""
 
     task: Ontology
     rows: Sequence[Example]
