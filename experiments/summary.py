@@ -1,9 +1,9 @@
 """One table and one picture of all that has been measured: `python experiments/summary.py`.
 
 Reads the stored results, needs neither data nor weights, and writes summary.json, frontiers.png and the tables of
-README.md and learning_speed/README.md. Of every method's ways of drafting (policy, threshold, steps) the one with the
-best accuracy on validation is taken, within each share of the chain's sequential forwards; what is reported of it is
-the test.
+README.md, learning_speed/README.md and families/README.md. Of every method's ways of drafting (policy, threshold,
+steps) the one with the best accuracy on validation is taken, within each share of the chain's sequential forwards; what
+is reported of it is the test.
 """
 
 import json
@@ -14,7 +14,16 @@ from pathlib import Path
 import picture
 from goals import goals
 from measured import entries, measured, panels
-from tables import corrupted_table, families_table, goals_table, learning_table, put, steps_table, summary_table
+from tables import (
+    addition_table,
+    corrupted_table,
+    families_table,
+    goals_table,
+    learning_table,
+    put,
+    steps_table,
+    summary_table,
+)
 
 from hybrid.build import ConfigError
 from hybrid.frontier import write_atomically
@@ -38,7 +47,8 @@ def main(results: Path = HERE / "frontier" / "results", out: Path = HERE, say: C
     write_atomically(out / "summary.json", text.encode())
     aims = goals_table(list(goals(found)))
     own = {"goals": aims, "steps": steps, "summary": table, "corrupted": corrupted_table(results)}
-    put(out / "README.md", own | {"families": families_table(HERE / "families" / "results")})
+    put(out / "README.md", own | {"families": families_table(listed)})
+    put(out / "families" / "README.md", {"addition": addition_table(HERE / "families" / "results")})
     variants = {task: learning_table(LEARNING / "results" / task) for task in ("quickstart", "countdown_3", "mult_3x3")}
     put(out / LEARNING.name / "README.md", variants)
     picture.plot(panels(found), out / "frontiers.png")

@@ -1,22 +1,35 @@
 """The tables of the pages, as Markdown."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from goals import Goal
-from measured import RATIOS, Entry, Measured, frontier_run, mean
+from measured import RATIOS, Entry, Measured, frontier_run, mean, rows_of
 
 from hybrid.build import ConfigError
 from hybrid.frontier import read, write_atomically
 
 NOT_RUN = "not run"
-# Methods of experiments/families, by the survey's families (arXiv 2503.23077).
+# Methods of the frontier by the survey's families (arXiv 2503.23077): what their sketch is.
 FAMILIES = {
+    "chain": ("none: token by token", "partial products and running sums"),
+    "short_chain": ("explicit, compact", "partial products alone"),
+    "direct": ("implicit", "none"),
+    "pause": ("implicit: contemplation tokens", "blanks, as many as the chain's tokens"),
+    "internalised": ("implicit: internalised step by step", "the chain's in training, ever less of it"),
+    "hybrid_latent": ("implicit: latent embeddings", "drafted like the chain's, read as hidden states"),
+    "hybrid": ("hybrid diffusion–autoregressive", "drafted like the chain's"),
+    "hybrid_short": ("hybrid diffusion–autoregressive", "drafted like the short chain's"),
+    "hybrid_verified": ("hybrid diffusion–autoregressive", "drafted like the chain's, and the answer with it"),
+}
+# Methods of experiments/families, on a task that needs no sketch.
+ADDITION = {
     "long_chain": ("none: token by token", "chain of every intermediate state"),
     "chain": ("explicit, compact", "chain of a digit and a carry a line"),
     "short_chain": ("explicit, compact", "chain of the sum's digits, backwards"),
-    "direct": ("implicit", "no sketch"),
+    "direct": ("implicit", "none"),
     "pause": ("implicit: contemplation tokens", "blanks as long as the chain's sketch"),
     "hybrid_latent": ("implicit: latent embeddings", "drafted like the chain's, read as hidden states"),
     "hybrid_long": ("hybrid diffusion–autoregressive", "drafted like the long chain's"),
@@ -24,6 +37,7 @@ FAMILIES = {
     "hybrid_short": ("hybrid diffusion–autoregressive", "drafted like the short chain's"),
     "hybrid_verified": ("hybrid diffusion–autoregressive", "drafted like the chain's, and the answer with it"),
 }
+COSTS = ["sequential forwards", "tokens", "million operations", "ms at batch 1", "million training positions"]
 
 
 def steps_table(found: dict[tuple[str, str], list[Measured]]) -> str:
@@ -92,7 +106,7 @@ def _line(entry: Entry, chain: float | None) -> list[str]:
         entry.task,
         entry.method,
         ", ".join(map(str, p["seeds"])),
-        f"{100 * p['accuracy']:.1f} [{100 * p['accuracy_low']:.1f}, {100 * p['accuracy_high']:.1f}]",
+        _accuracy(p),
         f"{cost:.1f}",
         "–" if chain is None else f"{cost / chain:.2f}",
         f"{p['tokens']:.1f}",
@@ -120,24 +134,42 @@ def learning_table(results: Path) -> str:
     return markdown([*heads, *(f"{budget} steps" for budget in budgets)], lines)
 
 
-def families_table(results: Path) -> str:
-    """One line per method, in its one way: drafts commit at a threshold of 0.9."""
-    heads = [
-        "family", "method", "the sketch", "accuracy %", "sequential forwards", "tokens", "million operations",
-        "ms at batch 1", "million training positions",
-    ]  # fmt: skip
+def families_table(listed: Sequence[Entry]) -> str:
+    """One line per method of 3×3 multiplication, in its best way."""
+    found = {entry.method: entry for entry in listed if entry.task == "mult_3x3"}
     lines = []
     for name, (family, sketch) in FAMILIES.items():
+        if (entry := found.get(name)) is None:
+            lines.append([family, name, sketch, NOT_RUN, *[""] * (len(COSTS) + 1)])
+            continue
+        p = entry.plain()
+        flops = mean(rows_of([run.test for run in entry.runs], entry.way), "flops") or 0.0
+        seconds = p["seconds_per_example_b1"]
+        costs = [p["sequential_forwards"], p["tokens"], flops / 1e6]
+        told = [f"{cost:.1f}" for cost in costs] + ["–" if seconds is None else f"{1e3 * seconds:.1f}"]
+        told.append(f"{p['training_positions'] / 1e6:.1f}")
+        lines.append([family, name, sketch, ", ".join(map(str, p["seeds"])), _accuracy(p), *told])
+    return markdown(["family", "method", "the sketch", "seeds", "accuracy %", *COSTS], lines)
+
+
+def addition_table(results: Path) -> str:
+    """One line per method, in its one way: drafts commit at a threshold of 0.9."""
+    lines = []
+    for name, (family, sketch) in ADDITION.items():
         if not (file := results / name / "frontier.json").is_file():
-            lines.append([family, name, sketch, NOT_RUN, *[""] * (len(heads) - 4)])
+            lines.append([family, name, sketch, NOT_RUN, *[""] * len(COSTS)])
             continue
         (row,) = read(file).rows
-        share = [100 * share for share in (row.accuracy, row.accuracy_low, row.accuracy_high)]
         costs = [row.sequential_forwards, row.sketch_tokens + row.answer_tokens, row.flops / 1e6]
         costs += [1e3 * row.seconds_per_example, (row.training_positions or 0.0) / 1e6]
-        accuracy = f"{share[0]:.1f} [{share[1]:.1f}, {share[2]:.1f}]"
-        lines.append([family, name, sketch, accuracy, *(f"{cost:.1f}" for cost in costs)])
-    return markdown(heads, lines)
+        lines.append([family, name, sketch, _accuracy(vars(row)), *(f"{cost:.1f}" for cost in costs)])
+    return markdown(["family", "method", "the sketch", "accuracy %", *COSTS], lines)
+
+
+def _accuracy(told: Mapping[str, Any]) -> str:
+    """In percent, with its interval."""
+    share, low, high = (100 * told[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    return f"{share:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def corrupted_table(results: Path) -> str:

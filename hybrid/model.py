@@ -8,6 +8,7 @@ from hybrid.drafters import Drafter
 from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.controls import NoSketch
 from hybrid.drafters.diffusion import Diffusion
+from hybrid.drafters.internalised import Internalised
 from hybrid.feed import Feed, Gold, Mixture
 from hybrid.kinds import kind_of
 from hybrid.nets.backbone import Backbone, Qwen3
@@ -75,6 +76,8 @@ class Model:
     @property
     def method(self) -> str:
         """The name of this arrangement in every table."""
+        if isinstance(self.drafter, Internalised):
+            return "internalised"
         if isinstance(self.drafter, Autoregressive):
             return "chain" if self.pairing == "shared" else "ar_drafter"
         if isinstance(self.drafter, NoSketch):

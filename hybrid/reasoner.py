@@ -98,6 +98,7 @@ class Reasoner(nn.Module):
             slots = torch.arange(len(batch), device=self.device)
             t = low_discrepancy_times(uniform(noise.seed, noise.epoch, streams.TIME), slots, len(batch))
         drafter, network = drafter or self.config.drafter, self.networks.drafter
+        batch = drafter.taught(batch, noise, self.special)
         plan = None if network is None else drafter.plan(network, batch, t, noise, self.special)
         feed = feed or self.config.feed
         fed, extra = self._fed(batch, noise, feed)

@@ -22,7 +22,7 @@ model: {canvas: 6, max_answer: 4, backbone: {kind: qwen3, width: 16, layers: 1, 
 train: {steps: 3, batch_size: 4, warmup: 0, validate_every: 0, checkpoint_every: 1, precision: 32-true}
 evaluate: {examples: 4, batch: 4, controls: []}
 """
-DRAFTER_KINDS = ("autoregressive", "diffusion", "gold", "none", "pause", "shuffled")
+DRAFTER_KINDS = ("autoregressive", "diffusion", "gold", "internalised", "none", "pause", "shuffled")
 
 
 def rows(count=12):

@@ -204,7 +204,7 @@ def test_every_method_has_the_same_size(method):
         experiment = read_experiment(EXPERIMENTS / "frontier" / "mult_4x4.yaml", overrides)
         return sum(p.numel() for p in Reasoner(experiment.model, Character().train(["0123456789*+()"])).parameters())
 
-    assert abs(size(run.METHODS[method]) / size(()) - 1) < 0.015
+    assert abs(size(run.METHODS[method]) / size(()) - 1) < 0.022  # halves 0.011; a latent bridge has a projection
 
 
 @pytest.mark.parametrize("file", sorted((EXPERIMENTS / "frontier").glob("*.yaml")), ids=lambda file: file.stem)
@@ -222,8 +222,9 @@ def test_a_missing_data_folder_says_which_file_and_where_it_is_published(file, m
 
 def test_the_summary_is_that_of_the_stored_results(tmp_path):
     """What is committed is what `python experiments/summary.py` writes."""
-    pages = ("README.md", "learning_speed/README.md")
-    (tmp_path / "learning_speed").mkdir()
+    pages = ("README.md", "learning_speed/README.md", "families/README.md")
+    for folder in ("learning_speed", "families"):
+        (tmp_path / folder).mkdir()
     for page in pages:
         shutil.copy(EXPERIMENTS / page, tmp_path / page)
     assert summary.main(out=tmp_path, say=lambda text: None) == 0

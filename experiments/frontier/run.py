@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid.bridge import Latent
 from hybrid.cli import main as hybrid
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.experiment import read_experiment
@@ -32,6 +33,8 @@ ROOT = HERE.parents[1]
 HALVES = ("model.pairing=separate", "model.backbone.width=90", "model.backbone.heads=3")
 # Twice the layers at the width that keeps the parameters.
 DEEP = ("model.backbone.layers=8", "model.backbone.width=90", "model.backbone.heads=3")
+# Partial products without running sums.
+SHORT = ("task.style=products", "model.canvas=18")
 METHODS: dict[str, tuple[str, ...]] = {
     "hybrid": (),
     "chain": ("model.drafter=autoregressive", "model.feed=gold"),
@@ -41,11 +44,18 @@ METHODS: dict[str, tuple[str, ...]] = {
     "ar_drafter": (*HALVES, "model.drafter=autoregressive", "model.feed=gold"),
     "hybrid_block_4": ("model.drafter.attention_block=4",),
     "hybrid_block_8": ("model.drafter.attention_block=8",),
+    # The survey's families (arXiv 2503.23077), on a task whose sketch has a shorter style.
+    "short_chain": (*SHORT, "model.drafter=autoregressive", "model.feed=gold"),
+    "internalised": ("model.drafter={kind: internalised, after: 1000, over: 6000}", "model.feed=gold"),
+    "pause": ("model.drafter=pause", "model.feed=pause"),
+    "hybrid_latent": ("model.bridge={kind: latent, text: false}",),
+    "hybrid_short": SHORT,
     "hybrid_deep": DEEP,
     "chain_deep": (*DEEP, "model.drafter=autoregressive", "model.feed=gold"),
 }
 FIRST, REST = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter")
 BLOCKS, DEEPER = ("hybrid_block_4", "hybrid_block_8"), ("hybrid_deep", "chain_deep")
+FAMILIES = ("short_chain", "internalised", "pause", "hybrid_latent", "hybrid_short")
 MAIN = ("mult_3x3", "mult_4x4", "countdown_3", "prontoqa")
 EXTRA = ("countdown_4", "gsm8k_equations", "addition", "sudoku_4x4")
 # (tasks, methods, seeds) by falling value.
@@ -55,6 +65,7 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (("sudoku_4x4",), ("hybrid_verified",), (0,)),
     (MAIN, REST, (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
+    (("mult_3x3",), FAMILIES, (0,)),
     (("mult_3x3",), DEEPER, (0,)),
     (("sudoku_4x4",), ("hybrid_verified", "chain"), (1, 2)),
     (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
@@ -116,8 +127,9 @@ class Run:
             verified = [*plain, "--verify", str(model.canvas), *(["--answers", "verify"] * bool(model.answer_room))]
             ends = ["--steps", str(model.canvas), "--policies", THRESHOLDS]
             parts[f"{name}_thresholds"] = [*plain, *ends]
-            parts[f"{name}_speculative"] = [*verified, *ends]
-            parts[f"{name}_speculative_steps"] = [*verified, "--steps", "1,2,4"]
+            if not isinstance(model.bridge, Latent):  # which reads states over the draft itself
+                parts[f"{name}_speculative"] = [*verified, *ends]
+                parts[f"{name}_speculative_steps"] = [*verified, "--steps", "1,2,4"]
         for part, options in parts.items():
             _hybrid("evaluate", str(self.folder), *options, "--out", str(self.folder / part))
         whole = merge([read(ROOT / self.folder / part / "frontier.json") for part in parts])

@@ -113,6 +113,10 @@ class Drafter:
         """Whether two drafts of one prompt can differ."""
         return False
 
+    def taught(self, batch: Batch, noise: Noise, special: Special) -> Batch:
+        """The examples as training shows them to drafter and decoder."""
+        return batch
+
     def plan(
         self, network: Network, batch: Batch, t: Float[Tensor, "b"], noise: Noise, special: Special
     ) -> Plan | None:
