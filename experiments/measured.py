@@ -203,12 +203,13 @@ def chain_forwards(found: dict[tuple[str, str], list[Measured]], task: str) -> f
 
 
 def panels(found: dict[tuple[str, str], list[Measured]]) -> list[Any]:
-    """What the picture shows of each task: of every method the best way within every budget, chosen on validation."""
+    """What the picture shows of each task: of every method the best way within every budget, chosen on validation. The
+    survey's families have a table instead."""
     shown = []
     for task in dict.fromkeys(task for task, _ in found):
         costs, growth = {}, {}
         for method in frontier_run.METHODS:
-            if not (runs := found.get((task, method))):
+            if method in frontier_run.FAMILIES or not (runs := found.get((task, method))):
                 continue
             for kind in KINDS if method.startswith("hybrid") else [""]:
                 apart = KINDS[kind]
