@@ -196,6 +196,21 @@ def test_the_plan_begins_with_the_first_seed_and_skips_what_has_results(tmp_path
 
 
 @pytest.mark.parametrize("method", run.METHODS)
+def test_every_evaluation_asks_what_the_method_can_do(method):
+    """Budgets of a step for each block at least, and verified drafts where text is what the decoder reads."""
+    model = read_experiment(EXPERIMENTS / "frontier" / "mult_3x3.yaml", run.METHODS[method]).model
+    commands = run.evaluations("test", model)
+    least = model.drafter.least_steps(model.positions)
+    for options in commands.values():
+        budgets = options[options.index("--steps") + 1].split(",") if "--steps" in options else []
+        assert all(int(steps) >= least for steps in budgets)
+        assert "--verify" not in options or method != "hybrid_latent"
+    assert any("--verify" in options for options in commands.values()) == (
+        method.startswith("hybrid") and method != "hybrid_latent"
+    )
+
+
+@pytest.mark.parametrize("method", run.METHODS)
 def test_every_method_has_the_same_size(method):
     from hybrid.reasoner import Reasoner
     from hybrid.tasks import Character

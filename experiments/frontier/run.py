@@ -24,6 +24,7 @@ from hybrid.cli import main as hybrid
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.experiment import read_experiment
 from hybrid.frontier import merge, read, write_atomically
+from hybrid.model import Model
 from hybrid.train.run import is_trained
 
 HERE = Path(__file__).parent
@@ -119,23 +120,32 @@ class Run:
         write_atomically(self.results / "curve.csv", _validations(ROOT / self.folder / "logs" / "metrics.csv").encode())
 
     def _evaluate(self, name: str) -> None:
-        """One evaluation, in all ways: budgets under the recipe's policies, what ends by itself, verified drafts."""
-        model = read_experiment(ROOT / self.folder).model
-        parts = {name: EVALUATIONS[name]}
-        if isinstance(model.drafter, Diffusion):
-            plain = [*EVALUATIONS[name], "--controls", ""]
-            verified = [*plain, "--verify", str(model.canvas), *(["--answers", "verify"] * bool(model.answer_room))]
-            ends = ["--steps", str(model.canvas), "--policies", THRESHOLDS]
-            parts[f"{name}_thresholds"] = [*plain, *ends]
-            if not isinstance(model.bridge, Latent):  # which reads states over the draft itself
-                parts[f"{name}_speculative"] = [*verified, *ends]
-                parts[f"{name}_speculative_steps"] = [*verified, "--steps", "1,2,4"]
+        """One evaluation, in all ways: merged into one result."""
+        parts = evaluations(name, read_experiment(ROOT / self.folder).model)
         for part, options in parts.items():
             _hybrid("evaluate", str(self.folder), *options, "--out", str(self.folder / part))
         whole = merge([read(ROOT / self.folder / part / "frontier.json") for part in parts])
         config = read(ROOT / self.folder / name / "frontier.json").extra["config"]
         whole = dataclasses.replace(whole, extra=whole.extra | {"config": config})
         write_atomically(self.results / f"{name}.json", portable(whole.json()).encode())
+
+
+def evaluations(name: str, model: Model) -> dict[str, list[str]]:
+    """An evaluation in parts: budgets under the recipe's policies, what ends by itself, verified drafts."""
+    parts = {name: EVALUATIONS[name]}
+    if not isinstance(model.drafter, Diffusion):
+        return parts
+    plain = [*EVALUATIONS[name], "--controls", ""]
+    ends = ["--steps", str(model.canvas), "--policies", THRESHOLDS]
+    parts[f"{name}_thresholds"] = [*plain, *ends]
+    if isinstance(model.bridge, Latent):  # reads states over the draft itself
+        return parts
+    verified = [*plain, "--verify", str(model.canvas), *(["--answers", "verify"] * bool(model.answer_room))]
+    least = model.drafter.least_steps(model.positions)  # one a block
+    few = sorted({max(steps, least) for steps in (1, 2, 4)})
+    parts[f"{name}_speculative"] = [*verified, *ends]
+    parts[f"{name}_speculative_steps"] = [*verified, "--steps", ",".join(map(str, few))]
+    return parts
 
 
 def portable(text: str) -> str:
