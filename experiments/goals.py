@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from measured import KINDS, Entry, Measured, chain_forwards, chosen, frontier_run, mean, rows_of
+from measured import Entry, Measured, chain_forwards, chosen, frontier_run, kinds_of, mean, rows_of
 
 # Shares of the chain's sequential forwards, and of its time at batch 1, that a hybrid may take at the chain's accuracy.
 FORWARDS, FORWARDS_OF_LONG, SECONDS = 1 / 2, 1 / 8, 1 / 2
@@ -76,7 +76,7 @@ def _best(task: str, methods: list[str], found: dict[tuple[str, str], list[Measu
     limit = share * (chain_forwards(found, task) or 0.0)
     for method in methods:
         runs = found[task, method]
-        for kind, apart in KINDS.items():
+        for kind, apart in kinds_of(method, runs).items():
             if (way := chosen(runs, limit, apart=apart)) is None:
                 continue
             rows = rows_of([run.valid for run in runs], way)

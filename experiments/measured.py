@@ -93,6 +93,12 @@ def checked(file: Path, run: Any) -> Frontier:
     return frontier
 
 
+def kinds_of(method: str, runs: Sequence[Measured]) -> dict[str, tuple[str, ...]]:
+    """What is told of a method, of verified drafts only where there are some."""
+    has_verified = method.startswith("hybrid") and any(row.method == "speculative" for row in runs[0].valid.rows)
+    return KINDS if has_verified else {"": APART}
+
+
 def mean(rows: Iterable[Row], name: str) -> float | None:
     values = [getattr(row, name) for row in rows]
     return None if not values or None in values else fmean(values)
@@ -177,11 +183,11 @@ def entries(found: dict[tuple[str, str], list[Measured]]) -> list[Entry]:
             if not runs:
                 continue
             is_hybrid = method.startswith("hybrid")
-            for kind in KINDS if is_hybrid else [""]:
+            for kind, apart in kinds_of(method, runs).items():
                 ways: list[Way] = []
                 for name, ratio in RATIOS.items():
                     limit = float("inf") if ratio == float("inf") else ratio * (chain or 0.0)
-                    way = chosen(runs, limit, apart=KINDS[kind])
+                    way = chosen(runs, limit, apart=apart)
                     if way is not None and way not in ways:  # the best of all is often the best within a share, too
                         listed.append(Entry(task, method + kind + name, runs, way, share=ratio))
                         ways.append(way)
@@ -211,8 +217,7 @@ def panels(found: dict[tuple[str, str], list[Measured]]) -> list[Any]:
         for method in frontier_run.METHODS:
             if method in frontier_run.FAMILIES or not (runs := found.get((task, method))):
                 continue
-            for kind in KINDS if method.startswith("hybrid") else [""]:
-                apart = KINDS[kind]
+            for kind, apart in kinds_of(method, runs).items():
                 limits = {row.sequential_forwards for run in runs for row in run.valid.rows if row.method not in apart}
                 ways = dict.fromkeys(chosen(runs, limit, apart=apart) for limit in sorted(limits))
                 if tests := [rows_of([run.test for run in runs], way) for way in ways if way is not None]:
