@@ -204,7 +204,6 @@ def test_every_evaluation_asks_what_the_method_can_do(method):
     for options in commands.values():
         budgets = options[options.index("--steps") + 1].split(",") if "--steps" in options else []
         assert all(int(steps) >= least for steps in budgets)
-        assert "--verify" not in options or method != "hybrid_latent"
     assert any("--verify" in options for options in commands.values()) == (
         method.startswith("hybrid") and method != "hybrid_latent"
     )
@@ -219,7 +218,8 @@ def test_every_method_has_the_same_size(method):
         experiment = read_experiment(EXPERIMENTS / "frontier" / "mult_4x4.yaml", overrides)
         return sum(p.numel() for p in Reasoner(experiment.model, Character().train(["0123456789*+()"])).parameters())
 
-    assert abs(size(run.METHODS[method]) / size(()) - 1) < 0.022  # halves 0.011; a latent bridge has a projection
+    projection = 0.021 if method == "hybrid_latent" else 0.0  # which a latent bridge has on top
+    assert abs(size(run.METHODS[method]) / size(()) - 1 - projection) < 0.015
 
 
 @pytest.mark.parametrize("file", sorted((EXPERIMENTS / "frontier").glob("*.yaml")), ids=lambda file: file.stem)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 
 from hybrid.diffusion import noise as streams
@@ -42,7 +43,7 @@ class Internalised(Autoregressive):
         gone = (share * tokens + noise.uniform(streams.CHOOSE, 0)[:, 0]).long()
         left = math.ceil((1 - share) * (length - 1)) + 1  # at most, and the end token
         gone = gone.clamp(min=tokens + 1 - left, max=tokens)
-        places = gone[:, None] + gone.new_tensor(range(left))
+        places = gone[:, None] + torch.arange(left, device=gone.device)
         rest = F.pad(sketch, (0, left), value=special.pad).gather(1, places)
         return dataclasses.replace(batch, sketch=rest)
 
