@@ -221,11 +221,15 @@ def _sample(options: Any) -> int | None:
 def _show(options: Any) -> None:
     from hybrid.build import plain
     from hybrid.config import dump
-    from hybrid.describe import kinds_table, parameters_table
+    from hybrid.describe import kinds_table
+    from hybrid.reasoner import Reasoner
+    from hybrid.sizes import sizes_table
+    from hybrid.train.optimiser import optimiser_of
 
     experiment = cli_tools.read(options)
     print(dump(plain(experiment)))
-    print(parameters_table(experiment))
+    reasoner = Reasoner(experiment.model, experiment.make_tokenizer())
+    print(sizes_table(reasoner, optimiser_of(reasoner, experiment.train)))
     print(kinds_table())
 
 

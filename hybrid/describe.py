@@ -1,4 +1,4 @@
-"""What `hybrid show` prints beside the config: sizes of the parts, and the kinds to choose from."""
+"""The kinds of every part, which `hybrid show` prints."""
 
 from hybrid import kinds
 from hybrid.bridge import Bridge
@@ -7,11 +7,8 @@ from hybrid.diffusion.policy import Policy
 from hybrid.diffusion.schedule import NoiseSchedule
 from hybrid.diffusion.stop import Stop
 from hybrid.drafters import Drafter
-from hybrid.experiment import Experiment
 from hybrid.feed import Feed
 from hybrid.nets.backbone import Backbone
-from hybrid.reasoner import Reasoner
-from hybrid.sizes import sizes_table
 from hybrid.tasks import Task, TokenizerConfig
 
 PARTS: dict[str, type] = {
@@ -26,11 +23,6 @@ PARTS: dict[str, type] = {
     "model.bridge": Bridge,
     "model.feed": Feed,
 }
-
-
-def parameters_table(experiment: Experiment) -> str:
-    """Method, parts, parameter counts and memory of the reasoner that the config describes."""
-    return sizes_table(Reasoner(experiment.model, experiment.make_tokenizer()))
 
 
 def kinds_table() -> str:

@@ -14,6 +14,7 @@ from hybrid.experiment import load_reasoner, read_experiment
 from hybrid.frontier import read
 from hybrid.reasoner import Reasoner
 from hybrid.shard import Shard, batches, rank_and_world
+from hybrid.sizes import sizes_table
 from hybrid.tasks import Character
 from hybrid.tasks.procedural import Made
 from hybrid.tasks.task import example
@@ -280,6 +281,19 @@ def test_muon_takes_the_matrices_but_embeddings_and_heads(home):
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     muon, decayed, _ = groups()
     assert muon == matrices and decayed == {id(model.lm_head.weight)}
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_the_table_of_sizes_counts_what_the_optimiser_keeps(home, optimiser, monkeypatch):
+    monkeypatch.setattr("hybrid.sizes.MIB", 1)  # bytes, to the last one
+    reasoner, _ = load_reasoner(home / "run", read_experiment(home / "run"))
+    made = optimiser_of(reasoner, Train(optimiser=optimiser, validate_every=0))
+    told = float(sizes_table(reasoner, made).splitlines()[3].split()[-1])
+    for p in reasoner.parameters():
+        p.grad = torch.ones_like(p)
+    made.step()
+    moments = [x for state in made.state.values() for x in state.values() if torch.is_tensor(x) and x.ndim]
+    assert told == sum(x.nbytes for x in moments)
 
 
 def test_muon_steps_by_orthogonal_matrices_at_the_rate_of_adamw(home):

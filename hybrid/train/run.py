@@ -41,7 +41,7 @@ from hybrid.train.data import Examples
 from hybrid.train.interrupt import Interrupts, locked, requeue
 from hybrid.train.loggers import loggers_of
 from hybrid.train.module import HybridReasoner
-from hybrid.train.optimiser import networks
+from hybrid.train.optimiser import networks, optimiser_of
 from hybrid.train.sharding import ShardedReasoner, check_ranks, plugins, strategy
 
 CHECKPOINTS, METRICS = "checkpoints", Path("logs", "metrics.csv")
@@ -74,7 +74,7 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
         if checkpoint is None and experiment.train.start_from is not None:
             module.positions_before = _start_from(Path(experiment.train.start_from), module.reasoner)
         if progress and rank == 0:
-            print(sizes_table(module.reasoner))
+            print(sizes_table(module.reasoner, optimiser_of(module.reasoner, experiment.train)))
         if experiment.train.activation_checkpointing:
             for network in networks(module.reasoner):
                 network.model.activation_checkpointing_enable({"use_reentrant": False})
