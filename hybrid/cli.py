@@ -8,19 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hybrid import cli_sample, cli_tools
-
-EXAMPLES = """\
-examples:
-  hybrid train configs/quickstart/hybrid.yaml                 train; the same command resumes
-  hybrid train configs/quickstart/hybrid.yaml seed=1 train.steps=500 run=runs/short
-  hybrid evaluate runs/hybrid --steps 0,1,2,4,8 --policies confidence,threshold --controls gold,shuffled
-  hybrid sample runs/hybrid --prompt 73250100,41000213 --steps 8
-  hybrid sample runs/hybrid --live --trace draft.json         watch it, keep it; `hybrid report` plays it
-  hybrid show configs/quickstart/hybrid.yaml                  resolved config, sizes, other kinds
-  hybrid sweep configs/quickstart/hybrid.yaml seed=0,1,2 model.pairing=shared,separate --jobs 2
-  hybrid report runs/hybrid runs/direct --out runs/frontier   one frontier of several runs
-"""
+from hybrid import cli_help, cli_sample, cli_tools
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,12 +60,15 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hybrid", description="Draft a reasoning sketch by diffusion, answer autoregressively, measure both.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=cli_help.ALL, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, run: Callable[[Any], int | None], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=cli_help.OF[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         sub.set_defaults(command=run)
         return sub
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import signal
 import threading
 import time
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybrid.cli import main
+from hybrid import cli_help
+from hybrid.cli import _parser, main
+from hybrid.config import add_fork_path
 from hybrid.experiment import is_run, read_experiment
 
+ROOT = Path(__file__).parents[1]
 CONFIG = """\
 task: json_lines
 data: {train: FOLDER/rows.jsonl, test: FOLDER/test.jsonl, holdout: 2}
@@ -374,3 +378,24 @@ def test_training_again_changes_nothing_and_a_run_folder_is_a_config(capsys, tra
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     assert "hybrid train" in capsys.readouterr().out
+
+
+HELP = [line.partition(" #")[0] for text in (cli_help.ALL, *cli_help.OF.values()) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("line", [line.strip() for line in HELP if "hybrid " in line and line.startswith("  ")])
+def test_the_lines_that_help_shows_are_command_lines_that_work(line):
+    """They parse, the files that they name are there, and their overrides make a config."""
+    if line.endswith("COMMAND --help"):
+        return
+    words = shlex.split(line.rpartition("| ")[2])[1:]
+    options, rest = _parser().parse_known_args(words)
+    assert not [word for word in rest if "=" not in word]
+    assert "examples:" in cli_help.OF[words[0]]
+    for word in (word for word in words if word.startswith(("configs/", "experiments/", "docs/"))):
+        assert (ROOT / word).exists(), word
+    named = getattr(options, "config", None) or getattr(options, "run", None)
+    if named and (ROOT / named).exists() and words[0] != "sweep":
+        overrides = [*getattr(options, "overrides", []), *rest]
+        add_fork_path(ROOT / named)
+        read_experiment(ROOT / named, overrides)

@@ -27,7 +27,7 @@ FLOORS = [
     floor.split()
     for floor in """
         cli
-        cli_sample cli_tools
+        cli_help cli_sample cli_tools
         sweep
         train describe data_check hub harness
         experiment
