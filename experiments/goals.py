@@ -15,7 +15,8 @@ LONG = 10  # a sketch so many times its answer is held to the smaller share, as 
 class Goal:
     """A task's chain, its direct baseline, and its best hybrid within a share of the chain's sequential forwards.
 
-    best: chosen on validation, over methods and ways; None where none is within the share.
+    chain: of the sketch that the best hybrid drafts. best: chosen on validation, over methods and ways; None where none
+    is within the share.
     """
 
     task: str
@@ -50,16 +51,27 @@ class Goal:
 def goals(found: dict[tuple[str, str], list[Measured]]) -> Iterator[Goal]:
     """One for each task with a chain, or two: the half of all, and the eighth of what is drafted to that end."""
     for task in dict.fromkeys(task for task, _ in found):
-        if not (runs := found.get((task, "chain"))):
+        chains = {name: _only(task, name, found.get((task, name))) for name in ("chain", "chain_short")}
+        if (chain := chains["chain"]) is None:
             continue
-        chain, direct = (_only(task, name, found.get((task, name))) for name in ("chain", "direct"))
-        assert chain is not None
-        rows = rows_of([run.valid for run in runs], chain.way)
+        direct = _only(task, "direct", found.get((task, "direct")))
+        rows = rows_of([run.valid for run in chain.runs], chain.way)
         is_long = (mean(rows, "gold_length") or 0.0) >= LONG * (mean(rows, "answer_tokens") or 0.0)
-        hybrids = [method for method in frontier_run.METHODS if method.startswith("hybrid") and (task, method) in found]
-        yield Goal(task, FORWARDS, chain, direct, _best(task, hybrids, found, FORWARDS))
-        if fast := [method for method in hybrids if is_long or method.startswith("hybrid_verified")]:
-            yield Goal(task, FORWARDS_OF_LONG, chain, direct, _best(task, fast, found, FORWARDS_OF_LONG))
+        hybrids = [
+            method
+            for method in frontier_run.METHODS
+            if method.startswith("hybrid") and (task, method) in found and chains[_chain_of(method)] is not None
+        ]
+        fast = [method for method in hybrids if is_long or method.startswith("hybrid_verified")]
+        for share, methods in ((FORWARDS, hybrids), (FORWARDS_OF_LONG, fast)):
+            if methods or share == FORWARDS:
+                best = _best(task, methods, found, share)
+                yield Goal(task, share, chain if best is None else chains[_chain_of(best.method)], direct, best)
+
+
+def _chain_of(method: str) -> str:
+    """The chain that writes the sketch which the method drafts."""
+    return "chain_short" if "_short" in method else "chain"
 
 
 def _only(task: str, method: str, runs: list[Measured] | None) -> Entry | None:
@@ -73,9 +85,8 @@ def _only(task: str, method: str, runs: list[Measured] | None) -> Entry | None:
 def _best(task: str, methods: list[str], found: dict[tuple[str, str], list[Measured]], share: float) -> Entry | None:
     """Of the methods with the most seeds, the best way on validation; of equals the cheapest."""
     best, taken = (0, 0.0, 0.0), None
-    limit = share * (chain_forwards(found, task) or 0.0)
     for method in methods:
-        runs = found[task, method]
+        runs, limit = found[task, method], share * (chain_forwards(found, task, _chain_of(method)) or 0.0)
         for kind, apart in kinds_of(method, runs).items():
             if (way := chosen(runs, limit, apart=apart)) is None:
                 continue

@@ -202,9 +202,9 @@ def entries(found: dict[tuple[str, str], list[Measured]]) -> list[Entry]:
     return listed
 
 
-def chain_forwards(found: dict[tuple[str, str], list[Measured]], task: str) -> float | None:
+def chain_forwards(found: dict[tuple[str, str], list[Measured]], task: str, method: str = "chain") -> float | None:
     """On validation, mean over seeds; None where the chain was not run."""
-    rows = [row for run in found.get((task, "chain"), []) for row in run.valid.rows if row.method == "chain"]
+    rows = [row for run in found.get((task, method), []) for row in run.valid.rows if row.method == "chain"]
     return mean(rows, "sequential_forwards")
 
 

@@ -15,7 +15,7 @@ NOT_RUN = "not run"
 # Methods of the frontier by the survey's families (arXiv 2503.23077): what their sketch is.
 FAMILIES = {
     "chain": ("none: token by token", "partial products and running sums"),
-    "short_chain": ("explicit, compact", "partial products alone"),
+    "chain_short": ("explicit, compact", "partial products alone"),
     "direct": ("implicit", "none"),
     "pause": ("implicit: contemplation tokens", "blanks, as many as the chain's tokens"),
     "internalised": ("implicit: internalised step by step", "the chain's in training, ever less of it"),

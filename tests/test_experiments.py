@@ -97,6 +97,20 @@ def test_goals_wait_for_a_chain_that_has_learnt_and_prefer_what_has_more_seeds(t
     assert told["seeds"] == "0, 1" and told["accuracy %"] == "80.0" and told["direct's"] == "–"
 
 
+def test_a_hybrid_over_a_shorter_sketch_is_held_to_the_chain_that_writes_it(tmp_path):
+    """6 forwards are within the half of 13, and not of 10."""
+    stored(tmp_path, "mult_3x3", "chain", 0, [row("chain", 0.9, 13.0)], [row("chain", 0.9, 13.0)])
+    stored(tmp_path, "mult_3x3", "hybrid", 0, *fast(valid=(0.8, 0.8), test=(0.8, 0.8)))
+    stored(tmp_path, "mult_3x3", "hybrid_short", 0, *fast(valid=(1.0, 1.0), test=(1.0, 1.0)))
+    for forwards, best in (None, "hybrid"), (10.0, "hybrid"), (12.0, "hybrid_short"):
+        if forwards is not None:
+            rows = [row("chain", 0.95, forwards)]
+            stored(tmp_path, "mult_3x3", "chain_short", 0, rows, rows)
+        (goal,) = goals.goals(measured.measured(tmp_path))
+        chain = ("chain_short", 0.95) if best == "hybrid_short" else ("chain", 0.9)
+        assert (goal.best.method, goal.chain.method, goal.chain.plain()["accuracy"]) == (best, *chain)
+
+
 def test_a_way_is_chosen_on_validation_and_reported_on_test(tmp_path):
     """On test the other one would have been better: nobody looked."""
     stored(tmp_path, "mult_3x3", "chain", 0, [row("chain", 0.9, 13.0)], [row("chain", 0.8, 13.0)])
