@@ -59,7 +59,7 @@ examples:
     "check-data": """\
 examples:
   hybrid check-data configs/quickstart/hybrid.yaml
-  hybrid check-data experiments/fork_example/run.yaml --samples 5
+  hybrid check-data experiments/frontier/mult_3x3.yaml task.style=products model.canvas=18 --samples 5
 """,
     "export": """\
 examples:
