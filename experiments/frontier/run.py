@@ -201,6 +201,9 @@ def main() -> None:
     options, settings = parser.parse_args(words[:at]), words[at + 1 :]
     if wrong := [task for task in options.tasks if task not in known]:
         parser.error(f"{wrong[0]}: no such task; known: {', '.join(known)}")
+    short = [method for method in options.methods if SHORT in METHODS[method]]
+    if short and (wrong := [task for task in options.tasks if task not in SHORT_CANVAS]):
+        parser.error(f"{wrong[0]}: {short[0]} is for tasks with a shorter sketch: {', '.join(SHORT_CANVAS)}")
     for run in planned(options.tasks, options.methods, options.seeds):
         if options.dry:
             absent = run.missing()
