@@ -23,6 +23,7 @@ FAMILIES = {
     "hybrid": ("hybrid diffusion–autoregressive", "drafted like the chain's"),
     "hybrid_short": ("hybrid diffusion–autoregressive", "drafted like the short chain's"),
     "hybrid_verified": ("hybrid diffusion–autoregressive", "drafted like the chain's, and the answer with it"),
+    "hybrid_verified_short": ("hybrid diffusion–autoregressive", "drafted like the short chain's, and the answer with it"),
 }
 # Methods of experiments/families, on a task that needs no sketch.
 ADDITION = {

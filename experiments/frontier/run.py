@@ -38,16 +38,19 @@ DEEP = ("model.backbone.layers=8", "model.backbone.width=90", "model.backbone.he
 SHORT = "task.style=products"
 SHORT_CANVAS = {"mult_3x3": 18, "mult_4x4": 30}
 MOSTLY_GOLD = "model.feed={kind: mixture, gold: 0.7, drafted: 0.1, partial: 0.05, corrupted: 0.05, none: 0.1}"
+# The answer is drafted behind the sketch, and verified by the decoder in one forward.
+VERIFIED = ("model.canvas_holds=sketch+answer", "evaluate.answers=[verify,canvas]")
 METHODS: dict[str, tuple[str, ...]] = {
     "hybrid": (),
     "chain": ("model.drafter=autoregressive", "model.feed=gold"),
     "direct": ("model.drafter=none", "model.feed=none"),
-    "hybrid_verified": ("model.canvas_holds=sketch+answer", "evaluate.answers=[verify,canvas]"),
+    "hybrid_verified": VERIFIED,
     "hybrid_separate": HALVES,
     "ar_drafter": (*HALVES, "model.drafter=autoregressive", "model.feed=gold"),
     "hybrid_block_4": ("model.drafter.attention_block=4",),
     "hybrid_block_8": ("model.drafter.attention_block=8",),
     "hybrid_short": (SHORT, MOSTLY_GOLD),
+    "hybrid_verified_short": (SHORT, MOSTLY_GOLD, *VERIFIED),
     "chain_short": (SHORT, "model.drafter=autoregressive", "model.feed=gold"),
     # The survey's families (arXiv 2503.23077).
     "internalised": ("model.drafter={kind: internalised, after: 1000, over: 6000}", "model.feed=gold"),
@@ -58,7 +61,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 FIRST, REST = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter")
 BLOCKS, DEEPER = ("hybrid_block_4", "hybrid_block_8"), ("hybrid_deep", "chain_deep")
-SHORTER, FAMILIES = ("hybrid_short", "chain_short"), ("internalised", "pause", "hybrid_latent")
+SHORTER, FAMILIES = ("hybrid_short", "hybrid_verified_short", "chain_short"), ("internalised", "pause", "hybrid_latent")
 MAIN = ("mult_3x3", "mult_4x4", "countdown_3", "prontoqa")
 EXTRA = ("countdown_4", "gsm8k_equations", "addition", "sudoku_4x4")
 # (tasks, methods, seeds) by falling value.
