@@ -7,7 +7,7 @@ from measured import Entry, Measured, chain_forwards, chosen, frontier_run, kind
 
 # Shares of the chain's sequential forwards, and of its time at batch 1, that a hybrid may take at the chain's accuracy.
 FORWARDS, FORWARDS_OF_LONG, SECONDS = 1 / 2, 1 / 8, 1 / 2
-LEARNT = 0.9  # goals are of convergence: a chain right less often has not learnt its task
+LEARNT = 0.9  # goals are of convergence: a chain right less often on validation has not learnt its task
 LONG = 10  # a sketch so many times its answer is held to the smaller share, as a drafted and verified answer is
 
 
@@ -15,7 +15,8 @@ LONG = 10  # a sketch so many times its answer is held to the smaller share, as 
 class Goal:
     """A task's chain, its direct baseline, and its best hybrid within a share of the chain's sequential forwards.
 
-    chain: of the sketch that the best hybrid drafts. best: chosen on validation, over methods and ways; None where none
+    chain: of the sketch that the best hybrid drafts; of its seeds those under which it has learnt the task, where there
+    is one. best: chosen on validation, over methods and ways; None where none
     is within the share.
     """
 
@@ -51,7 +52,7 @@ class Goal:
 def goals(found: dict[tuple[str, str], list[Measured]]) -> Iterator[Goal]:
     """One for each task with a chain, or two: the half of all, and the eighth of what is drafted to that end."""
     for task in dict.fromkeys(task for task, _ in found):
-        chains = {name: _only(task, name, found.get((task, name))) for name in ("chain", "chain_short")}
+        chains = {name: _only(task, name, _learnt(found.get((task, name), []))) for name in ("chain", "chain_short")}
         if (chain := chains["chain"]) is None:
             continue
         direct = _only(task, "direct", found.get((task, "direct")))
@@ -72,6 +73,11 @@ def goals(found: dict[tuple[str, str], list[Measured]]) -> Iterator[Goal]:
 def _chain_of(method: str) -> str:
     """The chain that writes the sketch which the method drafts."""
     return "chain_short" if "_short" in method else "chain"
+
+
+def _learnt(runs: list[Measured]) -> list[Measured]:
+    """The runs of a chain that have learnt their task, by validation: the others would lower what a hybrid is held to."""
+    return [run for run in runs if run.valid.rows[0].accuracy >= LEARNT] or runs
 
 
 def _only(task: str, method: str, runs: list[Measured] | None) -> Entry | None:

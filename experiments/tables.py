@@ -23,7 +23,10 @@ FAMILIES = {
     "hybrid": ("hybrid diffusion–autoregressive", "drafted like the chain's"),
     "hybrid_short": ("hybrid diffusion–autoregressive", "drafted like the short chain's"),
     "hybrid_verified": ("hybrid diffusion–autoregressive", "drafted like the chain's, and the answer with it"),
-    "hybrid_verified_short": ("hybrid diffusion–autoregressive", "drafted like the short chain's, and the answer with it"),
+    "hybrid_verified_short": (
+        "hybrid diffusion–autoregressive",
+        "drafted like the short chain's, and the answer with it",
+    ),
 }
 # Methods of experiments/families, on a task that needs no sketch.
 ADDITION = {
@@ -66,8 +69,8 @@ def steps_table(found: dict[tuple[str, str], list[Measured]]) -> str:
 def goals_table(listed: Sequence[Goal]) -> str:
     """Every goal, the best hybrid within its share of the forwards, and what it lacks."""
     heads = [
-        "task", "forwards at most", "best hybrid on validation", "seeds", "accuracy %", "chain's", "direct's",
-        "of the chain's forwards", "of its time", "missed by",
+        "task", "forwards at most", "best hybrid on validation", "seeds", "accuracy %", "chain's (seeds)",
+        "direct's", "of the chain's forwards", "of its time", "missed by",
     ]  # fmt: skip
     lines = []
     for goal in listed:
@@ -78,7 +81,8 @@ def goals_table(listed: Sequence[Goal]) -> str:
         if goal.best is not None and best is not None:
             line[2:] = [goal.best.method, ", ".join(map(str, best["seeds"])), f"{100 * best['accuracy']:.1f}"]
             forwards = best["sequential_forwards"] / chain["sequential_forwards"]
-        line += ["–" if told is None else f"{100 * told['accuracy']:.1f}" for told in (chain, direct)]
+        line.append(f"{100 * chain['accuracy']:.1f} ({', '.join(map(str, chain['seeds']))})")
+        line.append("–" if direct is None else f"{100 * direct['accuracy']:.1f}")
         line += ["–" if share is None else f"{share:.2f}" for share in (forwards, seconds)]
         lines.append([*line, "; ".join(goal.missed()) or "**met**"])
     return markdown(heads, lines)

@@ -95,6 +95,17 @@ def test_goals_wait_for_a_chain_that_has_learnt_and_prefer_what_has_more_seeds(t
     heads, _, line = tables.goals_table([goal]).splitlines()
     told = dict(zip(heads.split(" | "), line.split(" | "), strict=True))
     assert told["seeds"] == "0, 1" and told["accuracy %"] == "80.0" and told["direct's"] == "–"
+    assert told["chain's (seeds)"] == "60.0 (0)"
+
+
+def test_a_chain_counts_under_the_seeds_that_learnt_the_task(tmp_path):
+    """By validation, whatever test says: 94 %, which a hybrid of 80 lacks by more than of the mean over all seeds."""
+    for seed, valid, test in (0, 0.95, 0.94), (1, 0.89, 1.0), (2, 0.5, 0.5):
+        stored(tmp_path, "mult_3x3", "chain", seed, [row("chain", valid, 13.0)], [row("chain", test, 13.0)])
+    stored(tmp_path, "mult_3x3", "hybrid", 0, *fast(valid=(0.9, 0.8), test=(0.9, 0.8)))
+    (goal,) = goals.goals(measured.measured(tmp_path))
+    assert goal.missed()[0] == "14.0 points"
+    assert "| 94.0 (0) |" in tables.goals_table([goal])
 
 
 def test_a_hybrid_over_a_shorter_sketch_is_held_to_the_chain_that_writes_it(tmp_path):
