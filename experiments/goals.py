@@ -76,7 +76,7 @@ def _chain_of(method: str) -> str:
 
 
 def _learnt(runs: list[Measured]) -> list[Measured]:
-    """The runs of a chain that have learnt their task, by validation: the others would lower what a hybrid is held to."""
+    """The runs of a chain that have learnt their task, by validation; the others would lower the bar."""
     return [run for run in runs if run.valid.rows[0].accuracy >= LEARNT] or runs
 
 
