@@ -13,11 +13,10 @@ from typing import Any
 from picture import Panel
 
 from hybrid.build import ConfigError, plain
-from hybrid.config import ABSENT, differences
+from hybrid.config import ABSENT, FREE_TO_CHANGE, differences
 from hybrid.experiment import read_experiment
 from hybrid.frontier import CONTROLS, Frontier, Row, read
 from hybrid.metrics import wilson
-from hybrid.train.run import FREE_TO_CHANGE
 
 HERE = Path(__file__).parent
 APART = ("diffusion", "speculative", *CONTROLS)  # rows of a hybrid's results that are no plain hybrid's

@@ -241,6 +241,7 @@ def _sweep(options: Any) -> None:
 
 def _report(options: Any) -> None:
     from hybrid import frontier, report, report_trace, trace
+    from hybrid.merging import merge
 
     paths = [Path(r) / "frontier.json" if Path(r).is_dir() else Path(r) for r in options.runs]
     films = [p for p in paths if trace.is_trace(p)]
@@ -248,7 +249,7 @@ def _report(options: Any) -> None:
     runs = [frontier.read(p) for p in paths if p not in films]
     files = [report_trace.write(traces, options.out, has_frontier=bool(runs))] if films else []
     if runs:
-        merged = frontier.merge(runs)
+        merged = merge(runs)
         files += report.write(merged, options.out)
         print(report.table(merged))
     print("written: " + ", ".join(str(f) for f in files))

@@ -24,9 +24,15 @@ from yaml import MarkedYAMLError, YAMLError
 
 from hybrid.build import ConfigError, build, plain
 
-__all__ = ["ABSENT", "ConfigError", "add_fork_path", "build", "differences", "dump", "load", "plain"]
+__all__ = ["ABSENT", "FREE_TO_CHANGE", "ConfigError", "add_fork_path", "build", "differences", "dump", "load", "plain"]
 
 ABSENT: Final = "(absent)"
+# What may change between the parts of one run, as keys begin: where and how it computes, not what.
+FREE_TO_CHANGE = (
+    "evaluate.", "run", "name", "train.log_every", "train.checkpoint_every", "train.validate_", "train.accelerator",
+    "train.devices", "train.num_nodes", "train.strategy", "train.timeout", "train.workers",
+    "train.activation_checkpointing", "train.compile", "train.loggers",
+)  # fmt: skip
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
@@ -263,31 +263,3 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return path
-
-
-def merge(frontiers: Iterable[Frontier]) -> Frontier:
-    """One frontier of several runs on the same task and split.
-
-    Every row keeps the seed of its run. `seed` is null where the runs differ; differing models are listed
-    under `runs`, and of the extra keys those stay on which all runs agree.
-    """
-    runs = list(frontiers)
-    if not runs:
-        raise ValueError("merge: expected at least one frontier")
-    first = runs[0]
-    for name in ("task", "split"):
-        if len(found := list(dict.fromkeys(getattr(run, name) for run in runs))) > 1:
-            raise ValueError(f"merge: {name} differs: {', '.join(map(repr, found))}; expected one {name}")
-    models: list[Mapping[str, Any]] = []
-    rows: list[Row] = []
-    for run in runs:
-        if run.model not in models:
-            models.append(run.model)
-        rows += [row if row.seed is not None else replace(row, seed=run.seed) for row in run.rows]
-    return replace(
-        first,
-        rows=rows,
-        model=first.model if len(models) == 1 else {"runs": [dict(model) for model in models]},
-        seed=first.seed if len({run.seed for run in runs}) == 1 else None,
-        extra={k: v for k, v in first.extra.items() if all(k in r.extra and r.extra[k] == v for r in runs)},
-    )

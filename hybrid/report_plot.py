@@ -35,7 +35,8 @@ def plot(frontier: Frontier, path: str | Path) -> Path:
         figure = Figure(figsize=(8, 5), dpi=200, facecolor="white")
         FigureCanvasAgg(figure)
         lines = [line for line in drawn if line.kind == "line"]
-        top = 0.915 - 0.05 * (-(-len(lines) // 3))
+        columns = 3 if all(len(line.label) <= 26 for line in lines) else 2
+        top = 0.915 - 0.05 * (-(-len(lines) // columns))
         axes = figure.add_axes((0.095, 0.115, 0.72, top - 0.115))
         costs = _frame(axes, drawn)
         for i, line in enumerate(lines):
@@ -47,7 +48,7 @@ def plot(frontier: Frontier, path: str | Path) -> Path:
             axes.legend(
                 loc="lower left",
                 bbox_to_anchor=(-0.012, 1.0),
-                ncols=min(len(lines), 3),
+                ncols=min(len(lines), columns),
                 frameon=False,
                 fontsize=9.5,
                 handlelength=2.2,
@@ -117,7 +118,7 @@ def _line(axes: Any, line: Series, colour: str, marker: str) -> None:
         markersize=6,
         markeredgecolor="white",
         markeredgewidth=0.9,
-        label=clip(line.label, 34),
+        label=clip(line.label, 46),
         zorder=4,
     )
 

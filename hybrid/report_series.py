@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hybrid.frontier import CONTROLS, METHODS, Frontier, Row
+from hybrid.frontier import CONTROLS, FIELDS, METHODS, Frontier, Row
 
 SETTINGS = ("pairing", "policy", "setting", "threshold", "block", "drafts", "batch", "answer", "answer_is")
 TITLES = {
@@ -13,7 +13,7 @@ TITLES = {
     "shuffled": "shuffled",
     "pause": "pause tokens",
 }
-DRAFTED = {"hybrid": "", "speculative": "verified "}  # named by their policy
+DRAFTED = {"hybrid": "", "speculative": "verified ", "diffusion": "diffusion "}  # named by their policy
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
@@ -24,9 +24,24 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
 def _place(row: Row) -> tuple[Any, ...]:
     known = {name: i for i, name in enumerate(METHODS)}
     other = known["hybrid"] - 0.5
-    settings = [_rank(getattr(row, name)) for name in ("pairing", "policy", "block", "drafts", "batch", "answer")]
+    settings = [_rank(_value(row, name)) for name in ("pairing", "policy", "block", "drafts", "batch", "answer")]
+    settings.append((True, tuple(_value(row, name) for name in _own([row]))))
     last = [_rank(getattr(row, name)) for name in ("steps", "threshold", "sequential_forwards", "seed")]
     return known.get(row.method, other), row.method, *settings, *last
+
+
+def line_of(row: Row) -> tuple[Any, ...]:
+    """The method and all settings: what makes rows of several runs stand for one another."""
+    return row.method, *((name, _value(row, name)) for name in (*SETTINGS, *_own([row])))
+
+
+def _own(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Settings beyond those of `SETTINGS`: keys of one's own that hold text, such as what a sweep varied."""
+    return tuple(sorted({key for row in rows for key, value in row.extra.items() if isinstance(value, str)}))
+
+
+def _value(row: Row, name: str) -> Any:
+    return getattr(row, name) if name in FIELDS else row.extra.get(name)
 
 
 def _rank(value: float | str | None) -> tuple[bool, Any]:
@@ -79,18 +94,21 @@ def series(frontier: Frontier, ignore: Sequence[str] = ()) -> list[Series]:
 
 
 def _lines(method: str, rows: list[Row], ignore: Sequence[str]) -> list[Series]:
-    apart = [name for name in SETTINGS if name not in ignore]
+    apart = [name for name in (*SETTINGS, *_own(rows)) if name not in ignore]
     origins = [row for row in rows if method == "hybrid" and row.steps == 0 and row.policy is None]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row not in origins:
             groups.setdefault(_setting(row, apart, rows), []).append(row)
-    if not groups:
-        groups[_setting(origins[0], apart, rows)] = []
-    for group in groups.values():
-        group += [row for row in origins if not group or _begins(row, group[0], apart)]
+    begun = {id(origin): [g for g in groups.values() if _begins(origin, g[0], apart)] for origin in origins}
+    for origin in origins:
+        for group in begun[id(origin)] or [groups.setdefault(_setting(origin, apart, rows), [])]:
+            group.append(origin)
     varied = [name for i, name in enumerate(apart) if len({setting[i] for setting in groups}) > 1]
-    kind: Any = "line" if method in (*DRAFTED, "diffusion") else "level" if method in CONTROLS else "point"
+    without = [i for i, name in enumerate(apart) if name != "setting"]
+    if len({tuple(setting[i] for i in without) for setting in groups}) == len(groups):  # the others imply it
+        varied = [name for name in varied if name != "setting"]
+    kind: Any = "line" if method in DRAFTED else "level" if method in CONTROLS else "point"
     return [
         Series(_label(method, dict(zip(apart, setting, strict=True)), varied), kind, method, _points(group))
         for setting, group in groups.items()
@@ -98,7 +116,7 @@ def _lines(method: str, rows: list[Row], ignore: Sequence[str]) -> list[Series]:
 
 
 def _setting(row: Row, apart: Sequence[str], rows: Sequence[Row]) -> tuple[Any, ...]:
-    setting = {name: getattr(row, name) for name in apart}
+    setting = {name: _value(row, name) for name in apart}
     if "threshold" in setting and _is_sweep(row, rows):
         setting["threshold"] = None
     return tuple(setting.values())
@@ -106,14 +124,14 @@ def _setting(row: Row, apart: Sequence[str], rows: Sequence[Row]) -> tuple[Any, 
 
 def _is_sweep(row: Row, rows: Sequence[Row]) -> bool:
     """True where no threshold of the row's policy has more than one number of steps."""
-    same = ("policy", "pairing", "block", "drafts", "answer")
-    alike = [r for r in rows if r.steps and all(getattr(r, name) == getattr(row, name) for name in same)]
+    same = ("policy", "pairing", "block", "drafts", "answer", *_own(rows))
+    alike = [r for r in rows if r.steps and all(_value(r, name) == _value(row, name) for name in same)]
     thresholds = {r.threshold for r in alike}
     return 1 < len(thresholds) == len({(r.threshold, r.steps) for r in alike})
 
 
 def _begins(origin: Row, row: Row, apart: Sequence[str]) -> bool:
-    return all(getattr(origin, name) in (None, getattr(row, name)) for name in apart if name != "answer")
+    return all(_value(origin, name) in (None, _value(row, name)) for name in apart)
 
 
 def _label(method: str, setting: dict[str, Any], varied: Sequence[str]) -> str:
@@ -124,6 +142,7 @@ def _label(method: str, setting: dict[str, Any], varied: Sequence[str]) -> str:
     written = {"block": "block {}", "drafts": "{} drafts", "batch": "batch {}"}
     named = ("threshold",) if drafted is None else ("threshold", "policy")
     shown = [name for name in varied if name not in named and setting[name] is not None]
+    written |= {key: f"{key.rpartition('.')[2]} {{}}" for key in shown if key not in SETTINGS}
     return " · ".join([name, *(written.get(key, "{}").format(setting[key]) for key in shown)])
 
 
@@ -138,8 +157,9 @@ def _points(rows: Sequence[Row]) -> tuple[Point, ...]:
 def row_label(row: Row, rows: Sequence[Row]) -> str:
     """The row's policy with those settings, and the seed, that differ among the rows of its method."""
     alike = [r for r in rows if r.method == row.method]
-    varied = [x for x in SETTINGS if x == "threshold" or len({getattr(r, x) for r in alike}) > 1]
-    setting = {name: getattr(row, name) for name in SETTINGS}
+    names = (*SETTINGS, *_own(alike))
+    varied = [name for name in names if name == "threshold" or len({_value(r, name) for r in alike}) > 1]
+    setting = {name: _value(row, name) for name in names}
     method = "hybrid" if row.method in DRAFTED else ""
     seed = [f"seed {row.seed}"] if len({r.seed for r in alike}) > 1 and row.seed is not None else []
     label = _label(method, setting, varied).removeprefix(" · ").strip()
@@ -148,10 +168,10 @@ def row_label(row: Row, rows: Sequence[Row]) -> str:
 
 def slower(rows: Sequence[Row]) -> list[str]:
     """Where verified answers took longer than decoded ones of the same setting and seed, and how long either took."""
-    names = [name for name in SETTINGS if name != "answer"]
+    names = [name for name in (*SETTINGS, *_own(rows)) if name != "answer"]
     made: dict[tuple[Any, ...], dict[str | None, Row]] = {}
     for row in rows:
-        alike = (row.method, row.steps, row.seed, *(getattr(row, name) for name in names))
+        alike = (row.method, row.steps, row.seed, *(_value(row, name) for name in names))
         made.setdefault(alike, {})[row.answer] = row
     found = []
     for by in made.values():

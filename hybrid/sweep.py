@@ -17,8 +17,9 @@ from typing import Any
 
 from hybrid.build import ConfigError, plain
 from hybrid.experiment import read_experiment
-from hybrid.frontier import FIELDS, Frontier, merge, read
+from hybrid.frontier import FIELDS, Frontier, read
 from hybrid.launch import die_with_parent
+from hybrid.merging import merge
 
 JOBS = "jobs"  # what the engine writes
 

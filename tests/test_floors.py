@@ -32,7 +32,7 @@ FLOORS = [
         train describe data_check hub harness
         experiment
         evaluate sample report live sizes
-        reasoner report_page report_plot report_trace
+        reasoner report_page report_plot report_trace merging
         answering
         choose model writing
         drafters report_series trace

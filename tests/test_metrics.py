@@ -9,7 +9,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from hybrid.frontier import FIELDS, HEAD, REQUIRED, Frontier, Row, merge, read, write_csv, write_json
+from hybrid.frontier import FIELDS, HEAD, REQUIRED, Frontier, Row, read, write_csv, write_json
+from hybrid.merging import merge
 from hybrid.metrics import NAMES, TABLE, Tally, ignores, repairs, wilson
 from hybrid.records import Score, Spent
 

@@ -23,7 +23,8 @@ from hybrid.bridge import Latent
 from hybrid.cli import main as hybrid
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.experiment import read_experiment
-from hybrid.frontier import merge, read, write_atomically
+from hybrid.frontier import read, write_atomically
+from hybrid.merging import merge
 from hybrid.model import Model
 from hybrid.train.run import is_trained
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 
 from hybrid.build import ConfigError, build, plain
-from hybrid.config import differences, load
+from hybrid.config import FREE_TO_CHANGE, differences, load
 from hybrid.experiment import (
     CONFIG,
     TOKENIZER,
@@ -45,12 +45,6 @@ from hybrid.train.optimiser import networks, optimiser_of
 from hybrid.train.sharding import ShardedReasoner, check_ranks, plugins, strategy
 
 CHECKPOINTS, METRICS = "checkpoints", Path("logs", "metrics.csv")
-# What may change between the parts of one run: where and how it computes, not what.
-FREE_TO_CHANGE = (
-    "evaluate.", "run", "name", "train.log_every", "train.checkpoint_every", "train.validate_", "train.accelerator",
-    "train.devices", "train.num_nodes", "train.strategy", "train.timeout", "train.workers",
-    "train.activation_checkpointing", "train.compile", "train.loggers",
-)  # fmt: skip
 
 
 def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Path:
