@@ -133,7 +133,7 @@ def _levels(axes: Any, lines: Sequence[Series]) -> None:
         name = line.label.partition(" · ")[0]
         at_height.setdefault((name, f"{height:.1f}%"), []).append((height, line.label))
     drawn = sorted(
-        (same[0][0], f"{clip(same[0][1] if len(same) == 1 else name, 16)} {said}")
+        (same[0][0], f"{clip(same[0][1] if len(same) == 1 else name, 19)} {said}")
         for (name, said), same in at_height.items()
     )
     for (height, label), at in zip(drawn, spread([h for h, _ in drawn], gap=5.0, low=0.0, high=102.0), strict=True):
@@ -144,7 +144,7 @@ def _levels(axes: Any, lines: Sequence[Series]) -> None:
             xytext=(1.025, at),
             xycoords=("axes fraction", "data"),
             textcoords=("axes fraction", "data"),
-            fontsize=9,
+            fontsize=9 if len(label) <= 20 else 7,  # as the margin is wide
             color=MUTED,
             va="center",
             annotation_clip=False,

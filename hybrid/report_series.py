@@ -13,7 +13,7 @@ TITLES = {
     "shuffled": "shuffled",
     "pause": "pause tokens",
 }
-DRAFTED = {"hybrid": "", "speculative": "verified ", "diffusion": "diffusion "}  # named by their policy
+DRAFTED = {"hybrid": "", "speculative": "verified ", "diffusion": "diffusion ", "latent": "latent "}  # named by their policy
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
@@ -95,7 +95,7 @@ def series(frontier: Frontier, ignore: Sequence[str] = ()) -> list[Series]:
 
 def _lines(method: str, rows: list[Row], ignore: Sequence[str]) -> list[Series]:
     apart = [name for name in (*SETTINGS, *_own(rows)) if name not in ignore]
-    origins = [row for row in rows if method == "hybrid" and row.steps == 0 and row.policy is None]
+    origins = [row for row in rows if method in DRAFTED and row.steps == 0 and row.policy is None]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row not in origins:
