@@ -116,7 +116,12 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_tools.add_commands(command, overrides)
 
-    report = command("report", _report, "Merge the frontiers of runs of one task; play traces of `hybrid sample`.")
+    report = command(
+        "report",
+        _report,
+        "Merge the frontiers of runs of one task, seeds averaged and other configs told apart; "
+        "play traces of `hybrid sample`.",
+    )
     report.add_argument("runs", nargs="+", help="run folders, frontier.json files, trace files")
     report.add_argument("--out", required=True, help="folder for frontier.json, .csv, .png, .html and trace.html")
     return parser

@@ -73,7 +73,8 @@ def _differences(a: Frontier, b: Frontier) -> list[str]:
     """Keys at which the configs of two runs differ in what was computed; those that one of them lacks are newer, or go
     with another kind.
     """
-    found = differences(*(run.extra.get("config", {}) for run in (a, b)))
+    one, other = (config if isinstance(config := run.extra.get("config"), Mapping) else {} for run in (a, b))
+    found = differences(one, other)
     left = {key for key, values in found.items() if ABSENT not in values} - {"seed"}
     return [key for key in found if key in left and not key.startswith(FREE_TO_CHANGE)]
 

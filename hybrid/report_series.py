@@ -13,7 +13,12 @@ TITLES = {
     "shuffled": "shuffled",
     "pause": "pause tokens",
 }
-DRAFTED = {"hybrid": "", "speculative": "verified ", "diffusion": "diffusion ", "latent": "latent "}  # named by their policy
+DRAFTED = {
+    "hybrid": "",
+    "speculative": "verified ",
+    "diffusion": "diffusion ",
+    "latent": "latent ",
+}  # named by their policy
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:

@@ -41,6 +41,10 @@ def test_only_rows_on_one_line_are_told_apart_and_by_as_few_keys_as_do():
     hybrid, short = (a_run(0.9, rows=("hybrid", "gold"), style=style, feed=style) for style in ("sums", "products"))
     chain, short_chain = (a_run(0.7, style=style, feed="gold") for style in ("sums", "products"))
     assert told_apart([hybrid, chain]) == [{}, {}]
+    assert told_apart([hybrid, Frontier("sums", "test", hybrid.rows, {}, extra={"config": "elsewhere.yaml"})]) == [
+        {},
+        {},
+    ]
     told = told_apart([hybrid, chain, short, short_chain, a_run(0.1, rows=("direct",), feed="none")])
     assert told == [{"style": "sums"}, {"style": "sums"}, {"style": "products"}, {"style": "products"}, {}]
     long = a_run(0.5, rows=("hybrid",), canvas=30)

@@ -88,6 +88,32 @@ def test_a_sweep_of_thresholds_is_one_line_and_two_settings_are_two():
     assert alone.label == "no sketch" and len(alone.points) == 1
 
 
+@pytest.mark.parametrize("method", ["hybrid", "latent"])
+def test_no_sketch_begins_the_lines_that_answer_as_it_does(method):
+    """Decoded, it is no verified answer: where all others are, it stands alone."""
+    none = row(method, 20, 9.0, steps=0, answer="decode")
+    made = [
+        row(method, 150, cost, policy="p", steps=4, answer=how) for how, cost in (("decode", 13.0), ("verify", 5.0))
+    ]
+    of = {"hybrid": "", "latent": "latent "}[method]
+    lines = {
+        line.label: [point.rows[0].steps for point in line.points]
+        for line in series(Frontier("t", "test", [none, *made]))
+    }
+    assert lines == {f"{of}p · decode": [0, 4], f"{of}p · verify": [4]}
+    lines = {line.label: line.kind for line in series(Frontier("t", "test", [none, made[1]]))}
+    assert lines == {f"{of}p · verify": "line", f"{of}no sketch · decode": "line"}
+
+
+def test_what_a_sweep_varied_parts_its_rows():
+    """Text of one's own is a setting; numbers may be anything that was measured."""
+    wide = [
+        row("hybrid", 90, policy="p", steps=4, extra={"model.width": w, "loss": i / 7}) for i, w in enumerate("8884")
+    ]
+    drawn = series(Frontier("t", "test", wide))
+    assert {line.label: len(line.points[0].rows) for line in drawn} == {"p · width 4": 1, "p · width 8": 3}
+
+
 @pytest.mark.parametrize("width", [10, 80, 100, 120, 500])
 def test_table_fits(frontier, width):
     long = row("a_method_with_quite_a_name", 7, policy="a_policy_with_quite_a_name", steps=1024, block=8)
