@@ -13,12 +13,8 @@ TITLES = {
     "shuffled": "shuffled",
     "pause": "pause tokens",
 }
-DRAFTED = {
-    "hybrid": "",
-    "speculative": "verified ",
-    "diffusion": "diffusion ",
-    "latent": "latent ",
-}  # named by their policy
+# Named by their policy, after these words.
+DRAFTED = {"hybrid": "", "speculative": "verified ", "diffusion": "diffusion ", "latent": "latent "}
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
@@ -105,9 +101,9 @@ def _lines(method: str, rows: list[Row], ignore: Sequence[str]) -> list[Series]:
     for row in rows:
         if row not in origins:
             groups.setdefault(_setting(row, apart, rows), []).append(row)
-    begun = {id(origin): [g for g in groups.values() if _begins(origin, g[0], apart)] for origin in origins}
-    for origin in origins:
-        for group in begun[id(origin)] or [groups.setdefault(_setting(origin, apart, rows), [])]:
+    begun = [[group for group in groups.values() if _begins(origin, group[0], apart)] for origin in origins]
+    for origin, own in zip(origins, begun, strict=True):
+        for group in own or [groups.setdefault(_setting(origin, apart, rows), [])]:
             group.append(origin)
     varied = [name for i, name in enumerate(apart) if len({setting[i] for setting in groups}) > 1]
     without = [i for i, name in enumerate(apart) if name != "setting"]
