@@ -61,6 +61,8 @@ def test_a_row_alone_is_drafted_as_in_the_batch(drafter):
         at = torch.tensor([row])
         alone, _, cost = drafted(drafter, rows_of(batch, at), other=batch.sketch.flip(0)[at])
         assert torch.equal(alone.sketch[0], result.sketch[row])
+        if result.confidence is not None:
+            torch.testing.assert_close(alone.confidence[0], result.confidence[row], atol=1e-4, rtol=0)
         for name in ("denoiser_forwards", "decoder_forwards", "sequential_forwards"):
             assert float(getattr(cost, name)[0]) == float(getattr(spent, name)[row])
 

@@ -335,6 +335,30 @@ def test_the_answer_is_generate_after_the_sketch(pairing):
             assert [t for t in result.answer_tokens if t != PAD] == expected
 
 
+def logs_of(model, prefix, tokens):
+    """Log-probability of each token after those before it, among what may be written, by the plain causal model."""
+    logits = model(torch.tensor([[*prefix, *tokens[:-1]]])).logits[0, len(prefix) - 1 :]
+    logits[:, list(SPECIAL.never_written)] = -torch.inf
+    return logits.log_softmax(-1).gather(-1, torch.tensor(tokens)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 11])
+def test_likelihoods_are_of_the_tokens_written_in_any_batch(seed):
+    """Of the answer all of them, of the sketch the mean, ends included and pads excluded."""
+    reasoner = tiny_reasoner(seed, drafter=Autoregressive(), feed=Gold())
+    prompts, model = tiny_batch(5).prompts, reasoner.networks.decoder.model
+    together, lengths = reasoner.reason(prompts), set()
+    for row, result in enumerate(together):
+        prefix = [*text(prompts.tokens[row], prompts.keep[row]), SKETCH]
+        sketch, answer = ([t for t in tokens if t != PAD] for tokens in (result.sketch_tokens, result.answer_tokens))
+        own = logs_of(model, prefix, sketch).mean(), logs_of(model, [*prefix, *sketch, ANSWER], answer).sum()
+        (alone,) = reasoner.reason(prompts.select(torch.tensor([row])))
+        for r in (result, alone):
+            assert (r.sketch_logp, r.answer_logp) == pytest.approx([float(p) for p in own], abs=1e-4)
+        lengths.add(len(sketch))
+    assert len(lengths) > 1  # some sketches end before their canvas
+
+
 def test_prompts_are_not_altered_and_watching_shows_every_state():
     reasoner, prompts = tiny_reasoner(), tiny_batch(5).prompts
     before, states = prompts.tokens.clone(), []

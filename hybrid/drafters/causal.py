@@ -45,11 +45,11 @@ def drafted(network: Network, request: Request, written: Written, is_whole: bool
     """
     missing = request.canvas - written.tokens.shape[1]
     z = F.pad(written.tokens, (0, missing), value=request.special.pad)
-    confidence = F.pad(written.confidence, (0, missing), value=1.0)
+    confidence = F.pad(written.confidence, (0, missing))
     if request.room is not None:
         beyond = torch.arange(request.canvas, device=z.device) >= request.room[:, None]
         is_whole = is_whole and not bool((beyond & (z != request.special.pad)).any())
-        z, confidence = torch.where(beyond, request.special.pad, z), torch.where(beyond, 1.0, confidence)
+        z, confidence = torch.where(beyond, request.special.pad, z), torch.where(beyond, 0.0, confidence)
     is_kept = network.can_denoise and is_whole  # a running state is of no use to others
     return Drafted(z, confidence, written.memory if is_kept else None, holds_sketch=is_kept)
 

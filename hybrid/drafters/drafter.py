@@ -59,6 +59,7 @@ class Request:
 class Drafted:
     """A finished draft.
 
+    confidence: probability of each token when it was committed; 0 where none was drawn, as on the pads.
     memory: the prompt as the drafting network remembers it, for a decoder that shares the network.
     holds_sketch: that memory also holds the sketch, all but its end token, as a decoder would have read it.
     answer: what the canvas holds after the sketch, where it has room for the answer; and its confidence.
