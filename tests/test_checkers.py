@@ -138,6 +138,8 @@ def test_countdown_sketches(sketch, is_valid, is_correct):
 def test_countdown_given_the_target_still_needs_all_numbers():
     row = Example(0, "50,3,3,50", "3/3=1,50*1=50", "50*(3/3)")
     assert not Countdown().score(row, "", "50").answer_correct
+    score = Countdown().score(Example(0, "50,46,3,96", "", ""), "50+46=96", "50+46")  # lawful, there, and a 3 too many
+    assert score.sketch_valid and not score.draft_correct and not score.answer_correct
     assert Countdown().score(row, "", "50*(3/3)").answer_correct
 
 
@@ -176,7 +178,8 @@ def test_gsm8k_compares_numbers_and_checks_equations():
     score = Gsm8k().score(row, "16-3-4=9;9*2=19", "1,8")
     assert score.answer_correct and not score.sketch_valid and not score.draft_correct
     assert not Gsm8k().score(row, "16-3-4=9;;9*2=18", "18 eggs").sketch_valid
-    assert not Gsm8k().score(row, "", "81").answer_correct
+    assert not any(Gsm8k().score(row, "", text).answer_correct for text in ("81", "eggs", ""))
+    assert not Gsm8k().score(row, "1+1=3;9*2=18", "18").sketch_valid
 
 
 def test_addition_scratchpads():
@@ -226,6 +229,7 @@ def test_sudoku_rules():
     for wrong in (
         puzzle,
         "2134\n3412\n4123\n1243",
+        "1324\n3142\n4213\n2431",  # rows and columns are right, boxes are not
         grid.replace("\n", ""),
         grid[::-1],
         "1234\n" * 4,

@@ -101,7 +101,7 @@ def test_bad_files_and_templates(tmp_path):
 @pytest.mark.parametrize(
     "check, gold, right, wrong",
     [
-        ("text", "a b", [" a b"], ["a  b", "ab"]),
+        ("text", "a b", [" a b"], ["a  b", "ab", "a b c", "a", ""]),
         ("number", "1,200", ["1200", "1200.0"], ["120", "x", ""]),
         ("math", "\\frac{1}{2}", ["0.5", "1/2", "$\\boxed{\\frac{2}{4}}$"], ["2", "", "\\frac{1}{3}"]),
     ],

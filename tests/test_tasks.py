@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,8 @@ def test_draws_are_uniform():
         counts[draws.below(7)] += 1
     assert sum((n - 1000) ** 2 / 1000 for n in counts) < 33
     assert sorted(draws.order(9)) == list(range(9)) and len(draws.digits(40)) == 40
+    orders = Counter(tuple(draws.order(3)) for _ in range(6000))  # 6 cells: 5 degrees exceed 31 once in 100,000
+    assert len(orders) == 6 and sum((n - 1000) ** 2 / 1000 for n in orders.values()) < 31
 
 
 def write(path, count, start=0):
