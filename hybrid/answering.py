@@ -15,6 +15,7 @@ from hybrid.diffusion.deadline import Deadline
 from hybrid.diffusion.draft import State
 from hybrid.diffusion.noise import Noise
 from hybrid.drafters import Drafted, Drafter, Request, finish
+from hybrid.drafters.canvas import ending
 from hybrid.drafters.controls import NoSketch
 from hybrid.model import Model
 from hybrid.nets.layout import Segment
@@ -22,7 +23,7 @@ from hybrid.nets.network import Memory, prompt_segment
 from hybrid.nets.pairing import Pairing
 from hybrid.nets.verify import Verified
 from hybrid.pace import Timing, Trial, calibrate
-from hybrid.records import Prompts, Reasoned, Spent
+from hybrid.records import Prompts, Reasoned, Special, Spent
 from hybrid.tasks.tokenizer import Tokenizer
 from hybrid.writing import Writing, how_of, log_of, read_off
 
@@ -183,7 +184,7 @@ class Answering:
         if isinstance(written, Verified):
             spent.accepted_tokens += written.accepted.cpu()
         ended = (written.tokens == reader.special.end).any(-1)
-        answer_logp, sketch_logp = log_of(written).tolist(), _mean_log(drafted)
+        answer_logp, sketch_logp = log_of(written).tolist(), _mean_log(drafted, special)
         counted = {f.name: getattr(spent, f.name) for f in fields(spent) if not f.kw_only}
         shares = {
             "draft": (drafted_at - began) / len(prompts),
@@ -245,10 +246,10 @@ class Answering:
         return (read if memory is not None else [prompt_segment(prompts.as_read), *read]), memory
 
 
-def _mean_log(drafted: Drafted) -> Float[Tensor, "b"] | None:
-    """Mean log-probability of the tokens that were drawn; what followed from others counts as certain."""
+def _mean_log(drafted: Drafted, special: Special) -> Float[Tensor, "b"] | None:
+    """Mean log-probability of the tokens drawn, up to the end; what followed from others counts for nothing."""
     if drafted.confidence is None:
         return None
-    drawn = drafted.confidence > 0
+    drawn = (drafted.confidence > 0) & ~ending(special).is_over(drafted.sketch)
     logs = torch.where(drawn, drafted.confidence.clamp(min=1e-30), 1.0).log()
     return logs.sum(-1) / drawn.sum(-1).clamp(min=1)

@@ -188,8 +188,8 @@ class Reasoned:
     answer_by: decode (token by token), verify (proposed on the canvas, and checked) or canvas (read off it).
     complete: False where the sketch still has holes (a draft cut short) or the answer ran out of tokens.
     answer_logp: log-probability of the answer given prompt and sketch, in nats; of one read off the canvas, that of
-    its tokens when they were committed. sketch_logp: mean log-probability of the sketch's tokens when they were
-    committed; None without a sketch of one's own.
+    its tokens when they were committed. sketch_logp: mean log-probability of the sketch's tokens, its end included,
+    when they were committed; None without a sketch of one's own.
     drafts: all drafts of the prompt where there were several, this one among them.
     """
 

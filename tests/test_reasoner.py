@@ -1,5 +1,6 @@
 """The reasoner against plain recomputation: losses, bound, budgets, independence of the batch."""
 
+import math
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -357,6 +358,21 @@ def test_likelihoods_are_of_the_tokens_written_in_any_batch(seed):
             assert (r.sketch_logp, r.answer_logp) == pytest.approx([float(p) for p in own], abs=1e-4)
         lengths.add(len(sketch))
     assert len(lengths) > 1  # some sketches end before their canvas
+
+
+def test_a_draft_s_likelihood_ends_with_its_sketch():
+    """What was drawn beyond the end in the same step is on the canvas, and is no part of the sketch."""
+    beyond = 0
+    for seed in range(8):
+        reasoner, states = tiny_reasoner(seed, canvas=12), []
+        results = reasoner.reason(tiny_batch(5).prompts, Budget(2), drafter=DRAWN, seed=seed, watch=states.append)
+        for row, result in enumerate(results):
+            tokens = result.sketch_tokens
+            n = next((i for i, token in enumerate(tokens, 1) if token in (END, PAD)), len(tokens))
+            drawn = [math.log(p) for p in states[-1].confidence[row, :n].tolist() if p > 0]
+            assert result.sketch_logp == pytest.approx(sum(drawn) / len(drawn), abs=1e-5)
+            beyond += any(t != PAD for t in tokens[n:])
+    assert beyond
 
 
 def test_prompts_are_not_altered_and_watching_shows_every_state():
