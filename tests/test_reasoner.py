@@ -360,8 +360,8 @@ def test_likelihoods_are_of_the_tokens_written_in_any_batch(seed):
     assert len(lengths) > 1  # some sketches end before their canvas
 
 
-def test_a_draft_s_likelihood_ends_with_its_sketch():
-    """What was drawn beyond the end in the same step is on the canvas, and is no part of the sketch."""
+def test_a_draft_s_text_and_likelihood_end_with_its_sketch():
+    """What was drawn beyond an end or pad in the same step is on the canvas, is not read, and no part of the sketch."""
     beyond = 0
     for seed in range(8):
         reasoner, states = tiny_reasoner(seed, canvas=12), []
@@ -371,6 +371,8 @@ def test_a_draft_s_likelihood_ends_with_its_sketch():
             n = next((i for i, token in enumerate(tokens, 1) if token in (END, PAD)), len(tokens))
             drawn = [math.log(p) for p in states[-1].confidence[row, :n].tolist() if p > 0]
             assert result.sketch_logp == pytest.approx(sum(drawn) / len(drawn), abs=1e-5)
+            assert result.sketch == reasoner.tokenizer.decode(tokens[:n])
+            assert len(read_as(torch.tensor(tokens))) - 1 in (-1, n - (tokens[n - 1] == PAD))
             beyond += any(t != PAD for t in tokens[n:])
     assert beyond
 
