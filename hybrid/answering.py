@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hybrid.bridge import Projection
@@ -23,7 +23,7 @@ from hybrid.nets.network import Memory, prompt_segment
 from hybrid.nets.pairing import Pairing
 from hybrid.nets.verify import Verified
 from hybrid.pace import Timing, Trial, calibrate
-from hybrid.records import Prompts, Reasoned, Spent
+from hybrid.records import Prompts, Reasoned, Special, Spent
 from hybrid.tasks.tokenizer import Tokenizer
 from hybrid.writing import Writing, how_of, log_of, read_off
 
@@ -184,9 +184,8 @@ class Answering:
         if isinstance(written, Verified):
             spent.accepted_tokens += written.accepted.cpu()
         ended = (written.tokens == reader.special.end).any(-1)
-        is_over = ending(special).is_over(drafted.sketch)  # drawn with the end, or before it: no part of the sketch
-        sketches = torch.where(is_over, special.pad, drafted.sketch).tolist()
-        answer_logp, sketch_logp = log_of(written).tolist(), _mean_log(drafted, ~is_over)
+        sketches = ending(special).read(drafted.sketch).tolist()
+        answer_logp, sketch_logp = log_of(written).tolist(), _mean_log(drafted, special)
         counted = {f.name: getattr(spent, f.name) for f in fields(spent) if not f.kw_only}
         shares = {
             "draft": (drafted_at - began) / len(prompts),
@@ -248,10 +247,10 @@ class Answering:
         return (read if memory is not None else [prompt_segment(prompts.as_read), *read]), memory
 
 
-def _mean_log(drafted: Drafted, keep: Bool[Tensor, "b l"]) -> Float[Tensor, "b"] | None:
-    """Mean log-probability of the kept tokens that were drawn; what followed from others counts for nothing."""
+def _mean_log(drafted: Drafted, special: Special) -> Float[Tensor, "b"] | None:
+    """Mean log-probability of the tokens drawn, up to the end; what followed from others counts for nothing."""
     if drafted.confidence is None:
         return None
-    drawn = (drafted.confidence > 0) & keep
+    drawn = (drafted.confidence > 0) & ~ending(special).is_over(drafted.sketch)
     logs = torch.where(drawn, drafted.confidence.clamp(min=1e-30), 1.0).log()
     return logs.sum(-1) / drawn.sum(-1).clamp(min=1)

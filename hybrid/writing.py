@@ -108,8 +108,7 @@ class Writing:
 def read_off(drafted: Drafted, special: Special) -> Written:
     """The answers as they stand on the canvas, up to their end tokens. Holes are left holes, and count for nothing."""
     assert drafted.answer is not None and drafted.answer_confidence is not None
-    is_over = ending(special).is_over(drafted.answer)
-    tokens = torch.where(is_over, special.pad, drafted.answer)
+    tokens = ending(special).read(drafted.answer)
     keep = (tokens != special.pad) & (tokens != special.mask)
     return Written(tokens, keep, torch.where(keep, drafted.answer_confidence, 0.0), [])
 

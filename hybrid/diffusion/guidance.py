@@ -185,6 +185,10 @@ class Ending:
     ) -> Bool[Tensor, "b l"]:
         return torch.cat([rule(part) for part in seen.split(self.parts, dim=1)], dim=1) if self.parts else rule(seen)
 
+    def read(self, z: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+        """What is read of a canvas: pads stand for all that was drawn after an end or pad."""
+        return torch.where(self.is_over(z), self.pad_id, z)
+
     def close(self, z: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Open positions after a visible end or pad become pads: their law is certain, so this costs no step."""
         return torch.where((z == self.mask_id) & self.is_over(z), self.pad_id, z)

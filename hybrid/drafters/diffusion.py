@@ -233,7 +233,7 @@ class Diffusion(Drafter):
             drafted = finish(plain.draft(network, request, Budget(steps), noise, spent))
         except BrokenPrediction:  # the step's own losses say so, with all that it takes to compute them again
             return torch.full_like(batch.sketch[rows], special.mask)
-        return torch.where(ending(special).is_over(drafted.sketch), special.pad, drafted.sketch)
+        return ending(special).read(drafted.sketch)
 
     def bind(self, network: Network, request: Request, spent: Spent) -> tuple[Denoiser, Prefix]:
         """The denoiser over the prompts, ruled and counted; and the prompts, which its first forward will read."""
