@@ -10,7 +10,7 @@ from toy import tiny_backbone, tiny_batch, tiny_reasoner, tiny_tokenizer
 from hybrid.bridge import Tokens
 from hybrid.diffusion.blocks import Blocks
 from hybrid.drafters.canvas import Canvas
-from hybrid.nets.backbone import GPTNeoX
+from hybrid.nets.backbone import GPTNeoX, Qwen3
 from hybrid.nets.decode import write
 from hybrid.nets.layout import Segment, attention, running
 from hybrid.nets.network import Network, prompt_segment
@@ -345,3 +345,11 @@ def test_flops_count_every_matrix_and_pair(network):
     layers = [m.weight.numel() for n, m in network.model.named_modules() if isinstance(m, torch.nn.Linear)]
     expected = 2 * sum(layers) + 4 * 2 * 16 * 10
     assert network.flops(3, 10) == pytest.approx(3 * expected)
+
+
+def test_a_tied_head_is_counted_though_a_matrix_has_its_shape():
+    """Where the vocabulary is as large as a layer is wide, one token more costs no more than its row of the head."""
+    backbone = Qwen3(width=32, layers=1, heads=2)
+    wide = backbone.build(8).config.intermediate_size
+    one, more = (Network(backbone.build(vocabulary)).flops(1, 0) for vocabulary in (wide, wide + 1))
+    assert more - one == 2 * 32

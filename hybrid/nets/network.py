@@ -183,13 +183,13 @@ class Network(nn.Module):
         experts = getattr(self.config, "num_experts", None)
         names = ("num_experts_per_tok", "top_k_experts")
         chosen = next((n for name in names if (n := getattr(self.config, name, None))), experts)
+        matrices = {id(p): p for p in self._body().parameters() if p.ndim in (2, 3) and id(p) not in looked_up}
         total = 0.0
-        for p in self._body().parameters():
-            if p.ndim in (2, 3) and id(p) not in looked_up:
-                total += size_of(p) * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
-        head = self.model.get_output_embeddings().weight
-        has_own_head = any(p.shape == head.shape and id(p) not in looked_up for p in self._body().parameters())
-        return total + (0 if has_own_head else head.numel())  # a tied head multiplies by what is looked up
+        for p in matrices.values():
+            total += size_of(p) * (chosen / experts if experts and p.ndim == 3 and p.shape[0] == experts else 1)
+        head = self.model.get_output_embeddings()
+        is_counted = any(id(p) in matrices and p.shape == head.weight.shape for p in head.parameters())
+        return total + (0 if is_counted else head.weight.numel())  # a tied head multiplies by what is looked up
 
     def _body(self) -> nn.Module:
         """What a token runs through, of all that the model has."""
