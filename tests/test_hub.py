@@ -163,6 +163,13 @@ def test_masked_drafters_go_out_as_what_they_are(tmp_path):
     transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "drafter")
 
 
+def test_progress_counts_the_steps_of_the_whole_canvas(tmp_path, capsys):
+    """Of the answer's positions too, where the canvas holds them: each takes a step where one is committed at a time."""
+    reasoner = run_of(tmp_path / "run", canvas_holds="sketch+answer")
+    HybridReasoningPipeline.of(reasoner)("1234")
+    assert f"/{reasoner.config.positions} " in capsys.readouterr().err
+
+
 def test_options_of_a_call(tmp_path, capsys):
     reasoner = run_of(tmp_path / "run")
     pipeline, seen = HybridReasoningPipeline.of(reasoner), []

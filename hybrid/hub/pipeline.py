@@ -207,7 +207,8 @@ class HybridReasoningPipeline(DiffusionPipeline):
             drawn = torch.randint(2**62, (), generator=generator, device=generator.device)
             seed = one_of(seed=seed, generator=int(drawn))
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        total = max(Plan.of(budget, len(prompts), reasoner.config.canvas).steps)
+        model = reasoner.config
+        total = max(Plan.of(budget, len(prompts), model.canvas, more=model.answer_room).steps)
         with self.progress_bar(total=total) as bar:
 
             def watch(state: State) -> None:
