@@ -19,6 +19,7 @@ from hybrid.tasks import Character
 from hybrid.tasks.procedural import Made
 from hybrid.tasks.task import example
 from hybrid.train.data import Stream
+from hybrid.train.module import HybridReasoner
 from hybrid.train.optimiser import networks, optimiser_of, rate
 from hybrid.train.settings import Train
 
@@ -213,6 +214,40 @@ def test_a_step_in_parts_is_the_step_as_a_whole(home, tmp_path):
     for name in ("train/sketch", "train/answer", "train/gradient_norm"):
         for row, *others in zip(*found, strict=True):
             assert all(float(other[name]) == pytest.approx(float(row[name]), rel=5e-6) for other in others), name
+
+
+KINDS = {
+    "hybrid": [],
+    "the answer too": ["model.canvas_holds=sketch+answer"],
+    "uniform": ["model.drafter.corruption=uniform", "model.drafter.times=continuous"],
+    "uniform, the answer too": [
+        "model.drafter.corruption=uniform", "model.drafter.times=continuous", "model.canvas_holds=sketch+answer"
+    ],
+    "chain": ["model.drafter=autoregressive", "model.feed=gold"],
+    "direct": ["model.drafter=none", "model.feed=none"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_training_minds_the_means_of_its_losses(kind, home, tmp_path, monkeypatch):
+    """Per token that the drafter supervises, pads among them where it does: as validation tells them."""
+    found = []
+    inner = HybridReasoner.training_step
+
+    def training_step(self, part, batch_idx):
+        loss = inner(self, part, batch_idx)
+        losses = self._now[0]
+        mean = losses.sketch.sum().detach() / losses.sketch_count.sum().clamp(min=1)
+        found.append((loss, self.reasoner.loss(losses), mean))
+        return loss
+
+    monkeypatch.setattr(HybridReasoner, "training_step", training_step)
+    line = [f"run={tmp_path / 'run'}", "train.steps=2", "train.log_every=1", "model.sketch_weight=0.7", *KINDS[kind]]
+    assert main(["train", str(home / "config.yaml"), *line, "--no-progress"]) == 0
+    told = list(csv.DictReader((tmp_path / "run" / "logs" / "metrics.csv").open()))
+    for (loss, expected, sketch), row in zip(found, told, strict=True):
+        assert torch.allclose(loss, expected)
+        assert kind == "direct" or float(row["train/sketch"]) == pytest.approx(float(sketch))
 
 
 def test_the_average_of_weights_keeps_the_rotary_frequencies(home, tmp_path, monkeypatch):

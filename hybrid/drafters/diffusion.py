@@ -126,6 +126,10 @@ class Diffusion(Drafter):
     def draws(self) -> bool:
         return self.temperature > 0 or self.policy.by_chance or not self.corruption.marks_noise
 
+    @property
+    def supervises_pads(self) -> bool:
+        return not self.corruption.marks_noise
+
     def _check_blocks(self, block: int) -> None:
         if block < 1:
             raise ValueError(f"attention_block={block}: must be 1 or more, or null for the whole canvas")
@@ -139,11 +143,8 @@ class Diffusion(Drafter):
                 "set next_token: 0"
             )
 
-    def _blocks(self, canvas: int) -> Blocks:
-        return Blocks(canvas, min(self.attention_block or canvas, canvas))
-
     def _canvas(self, length: int, special: Special) -> Canvas:
-        return Canvas(self._blocks(length), self.shift, special)
+        return Canvas(Blocks(length, min(self.attention_block or length, length)), self.shift, special)
 
     def plan(
         self, network: Network, batch: Batch, t: Float[Tensor, "b"], noise: Noise, special: Special
@@ -181,8 +182,7 @@ class Diffusion(Drafter):
                 total = total + self.next_token * torch.where(batch.sketch != special.pad, nll, 0.0).sum(-1)
             return total
 
-        is_counted = (x != special.pad) if self.corruption.marks_noise else torch.ones_like(x, dtype=torch.bool)
-        return Plan(segments, total_cost, is_counted.sum(-1))
+        return Plan(segments, total_cost, ((x != special.pad) | self.supervises_pads).sum(-1))
 
     def _cost(
         self,

@@ -77,7 +77,8 @@ class Drafted:
 class Plan:
     """A drafter's part of a training step: its row of segments, and the cost of their hidden states.
 
-    cost: hidden states -> nats per row, (b,). count: supervised tokens per row, (b,): of all that is drafted, ends too.
+    cost: hidden states -> nats per row, (b,). count: supervised tokens per row, (b,): of all that is drafted, ends too,
+        and pads where the drafter's cost is over them.
     """
 
     segments: list[Segment]
@@ -108,6 +109,11 @@ class Drafter:
     @property
     def forwards_per_step(self) -> int:
         return 1
+
+    @property
+    def supervises_pads(self) -> bool:
+        """Whether its training cost is over every position of the canvas, and not over text and ends alone."""
+        return False
 
     @property
     def draws(self) -> bool:

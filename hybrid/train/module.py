@@ -72,6 +72,8 @@ class HybridReasoner(pl.LightningModule):
         model, loss = self.reasoner.config, torch.zeros((), device=self.device)
         weights = model.sketch_weight, model.answer_weight
         drafted = sketches + answers if model.answer_room else sketches
+        if model.drafter.supervises_pads:
+            drafted = total * model.positions
         for i, (name, count) in enumerate((("sketch", drafted), ("answer", answers))):
             self._costs[i] = told[i] + (self._costs[i] if part.at else 0.0)
             if model.drafter.learns or name == "answer":
