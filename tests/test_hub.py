@@ -164,7 +164,7 @@ def test_masked_drafters_go_out_as_what_they_are(tmp_path):
 
 
 def test_progress_counts_the_steps_of_the_whole_canvas(tmp_path, capsys):
-    """Of the answer's positions too, where the canvas holds them: each takes a step where one is committed at a time."""
+    """Of the answer's positions too, where the canvas holds them."""
     reasoner = run_of(tmp_path / "run", canvas_holds="sketch+answer")
     HybridReasoningPipeline.of(reasoner)("1234")
     assert f"/{reasoner.config.positions} " in capsys.readouterr().err
