@@ -42,6 +42,8 @@ DRAWN = Diffusion(policy=Random(), temperature=1.0)
         (Budget(effort="low"), 3, 24),
         (Budget(effort="medium"), 8, 24),
         (Budget(effort="high"), 24, 24),
+        (Budget(steps=5, effort="medium"), 5, 24),
+        (Budget(steps=9, effort="medium"), 8, 24),
     ],
 )
 def test_all_limits_hold_together(budget, steps, tokens):
@@ -54,6 +56,8 @@ def test_limits_per_row_and_forwards_that_buy_two_a_step_or_tokens():
     assert plan.steps == (1, 0, 9)
     assert Plan.of(Budget(forwards=14), 1, 24, fixed=10, counts="tokens") == Plan((4,), (4,))
     assert Plan.of(Budget(forwards=12), 1, 24, fixed=10, least=3).steps == (0,)  # too few to draft at all
+    assert [Plan.of(Budget(effort=e), 1, 25).steps for e in ("low", "medium")] == [(4,), (9,)]  # shares rounded up
+    assert Plan.of(Budget(effort="medium"), 1, 20, more=4) == Plan((8,), (20,))  # of the whole canvas, answer and all
     with pytest.raises(ValueError, match="tokens for 2 rows"):
         Plan.of(Budget(tokens=(1, 2)), 3, 24)
     with pytest.raises(ValueError, match="forwards=9: prompt and answer alone may take 10"):

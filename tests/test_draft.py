@@ -13,7 +13,9 @@ from hybrid.diffusion.draft import draft
 from hybrid.diffusion.guidance import Banned, Counted, Denoiser, Ending, Predict
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Ancestral, Confidence, LeftToRight, Policy, Ranked, Threshold
+from hybrid.diffusion.remask import Remask
 from hybrid.diffusion.schedule import Linear
+from hybrid.diffusion.state import State
 from hybrid.kinds import look_up, names
 from hybrid.records import Spent
 
@@ -279,6 +281,25 @@ def test_more_steps_than_can_be_used_are_refused(policy):
             run(DENOISER, blank(2), policy, [5, 6])
     else:
         assert not (run(DENOISER, blank(2), policy, 40)[-1].z == MASK).any()
+
+
+def test_rows_with_something_to_ask_are_asked_at_their_own_times():
+    """A policy that reopens has rows whose canvas is full for a while; steps differ, and so do times."""
+    steps, rows = torch.tensor([4, 8, 16, 5, 9, 20]), 6
+    log = Logged(DENOISER, torch.arange(rows))
+    states = run(log, blank(rows), Remask("cap", 0.3), steps)
+    assert len({len(some) for some, _ in log.calls}) > 2
+    told = {(row, round(t, 9)) for some, times in log.calls for row, t in zip(some, times, strict=True)}
+    asked = [(state.z == MASK).any(-1).nonzero()[:, 0].tolist() for state in states[:-1]]
+    assert told == {(row, round(1 - i / int(steps[row]), 9)) for i, some in enumerate(asked) for row in some}
+
+
+def test_an_edited_state_keeps_what_lies_beyond_its_columns():
+    before = State.first(torch.tensor([[0, 1, 2, 0, 1]]))
+    after = before.edited(torch.tensor([[0, 2]]), torch.tensor([[0.5, 0.25]]))
+    assert after.z.tolist() == [[0, 2, 2, 0, 1]] and after.step == before.step
+    assert after.is_new.tolist() == [[False, True, False, False, False]] and not after.is_reopened.any()
+    assert after.confidence.tolist() == [[0.5, 0.25, 0, 0, 0]]
 
 
 def test_nonsense_is_refused():

@@ -67,6 +67,15 @@ def proposal(k=4, length=5, rows=64, seed=0, tokens_seed=0, quota=2, ties=False,
     )  # fmt: skip
 
 
+def test_a_proposal_tells_entropy_in_nats_and_the_draws_own_probability():
+    given = proposal()
+    law = torch.distributions.Categorical(logits=given.logits.double())
+    drawn = given.tokens[given.where]
+    assert torch.allclose(given.entropy[given.where].double(), law.entropy(), atol=1e-5)
+    assert torch.allclose(given.confidence[given.where].double(), law.log_prob(drawn).exp(), atol=1e-5)
+    assert not given.entropy[~given.where].any() and not given.confidence[~given.where].any()
+
+
 # The decisions in plain Python, one row at a time: scores of (probabilities, drawn token) per position.
 SCORES = {
     "confidence": lambda probs, token, i: probs[token],

@@ -121,6 +121,20 @@ def test_remasking_keeps_the_marginal(policy):
     assert chi_squared_p(ALONE.counts(states[-1].z), ALONE.probs) > ODDS
 
 
+@every_rule
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
+def test_committed_tokens_are_remasked_as_often_as_the_rule_says(policy, schedule):
+    """The law of the canvas hardly tells: reveals make up for whatever is remasked."""
+    steps = 8
+    states, alpha = run(JOINT, policy, steps, schedule=schedule), alphas_of(policy, schedule, steps)
+    for before, after, t, s in zip(states, states[1:], alpha, alpha[1:], strict=False):
+        stood = before.z != JOINT.mask
+        assert not (after.is_reopened & ~stood).any()
+        sigma, n = sigma_of(policy, t, s) if s < 1 else 0.0, max(1, int(stood.sum()))
+        found = float(after.is_reopened.sum()) / n
+        assert abs(found - sigma) <= 5 * (sigma * (1 - sigma) / n) ** 0.5 or not stood.any(), (found, sigma)
+
+
 def test_remasking_undoes_what_parallel_draws_got_wrong():
     """Enumerated, on dependent tokens: more steps come nearer to the joint, and many come very near."""
     for rule in ("cap", "rescale"):
@@ -156,6 +170,8 @@ def test_the_confidence_rule_shares_one_rate_out_to_the_least_certain():
     found = more[2].is_reopened[both].double().mean(0)
     spread = 5 * (share * (1 - share) / both.sum()).sqrt()
     assert ((found - share).abs() < spread).all(), (found, share)
+    alone = (more[1].z != 2).sum(-1) == 1  # one token has the whole rate, here 1, to itself: masks take no share of it
+    assert torch.equal(more[2].is_reopened[alone], (more[1].z != 2)[alone])
 
 
 def test_more_steps_than_positions_and_context_untouched():

@@ -12,7 +12,7 @@ from hybrid.diffusion.draft import draft
 from hybrid.diffusion.guidance import Counted, Denoiser, Ending, Predict
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Ancestral, Confidence, EntropyBound, LeftToRight, Policy, Ranked, Threshold
-from hybrid.diffusion.remask import Remask
+from hybrid.diffusion.remask import Edit, Remask
 from hybrid.diffusion.schedule import Linear
 from hybrid.diffusion.stop import Prophet, Stable, Stop
 from hybrid.diffusion.windows import Windows
@@ -181,6 +181,14 @@ def test_a_reopened_end_reopens_what_it_closed():
         assert before.all()
 
 
+def test_a_window_of_context_alone_needs_no_step():
+    z = torch.tensor([[MASK] * 3 + [0] * 3 + [MASK]])
+    states = run(DENOISER, Confidence(), 2, rows=1, z=z, decode_window=3)
+    assert len(states) == 3 and not (states[-1].z == MASK).any()
+    with pytest.raises(ValueError, match="the 2 windows that are to be drafted"):
+        run(DENOISER, Confidence(), 1, rows=1, z=z, decode_window=3)
+
+
 @pytest.mark.parametrize(
     ("steps", "width", "said"),
     [(2, 3, "steps=2 with decode_window=3: the 3 windows"), (6, 1, "7 windows"), (7, 0, "decode_window=0")],
@@ -234,6 +242,19 @@ def test_prophet_waits_for_the_last_doubtful_position():
     assert len(run(Predict(predict), LeftToRight(), 7, stop=Prophet())) - 1 == 5  # doubt is decided at the fourth step
 
 
+def test_prophet_minds_no_position_that_is_decided():
+    """A policy that rereads is told of the token that stands at the first position, which it doubts."""
+
+    def predict(z, t):
+        logits = torch.tensor([9.0, 0.0, -torch.inf]).repeat(*z.shape, 1)
+        logits[:, 0, 0] = 0.1
+        return logits
+
+    z = torch.tensor([[0, *[MASK] * (LENGTH - 1)]])
+    options = dict(rows=1, z=z, is_free=torch.ones_like(z, dtype=torch.bool), stop=Prophet())
+    assert len(run(Predict(predict), Edit(threshold=1.0, edit=1.0), 6, **options)) - 1 == 1
+
+
 @pytest.mark.parametrize(("steps", "expected"), [(1, 1), (2, 2), (4, 4), (9, 7)])
 def test_stable_stops_after_so_many_equal_predictions(steps, expected):
     assert len(run(surer(9.0), LeftToRight(), 7, stop=Stable(steps, entropy=0.01))) - 1 == expected
@@ -241,6 +262,8 @@ def test_stable_stops_after_so_many_equal_predictions(steps, expected):
 
 def test_stable_needs_both_stability_and_confidence():
     assert len(run(surer(3.0), LeftToRight(), 7, stop=Stable(2, entropy=0.01))) - 1 == 7  # entropy .19 nats
+    # A mean over what is open: were it over the canvas, it would fall below .1 as tokens are committed.
+    assert len(run(surer(3.0), LeftToRight(), 7, stop=Stable(2, entropy=0.1))) - 1 == 7
 
     def fickle(z, t):
         """Sure of the parity of what stands, so the likeliest canvas changes whenever a token is committed."""
