@@ -105,5 +105,5 @@ class Projection(nn.Module):
             states = network(row, None if memory is None else memory.read_only())["canvas"]
         vectors = self.project(self.norm(states))
         if self.config.text:
-            vectors = vectors + networks.decoder.model.get_input_embeddings()(sketch.tokens)
+            vectors = vectors + networks.decoder.embed(sketch.tokens)
         return replace(sketch, vectors=vectors)

@@ -120,7 +120,7 @@ class Reasoner(nn.Module):
             sketch_count=nothing.long() if plan is None else plan.count,
             answer=torch.where(batch.answer_keep, nll, 0.0).sum(-1),
             answer_count=batch.answer_keep.sum(-1),
-            positions=extra + len(batch) * self._width(drafting, decoding),
+            positions=extra + (0 if plan is None else plan.positions) + len(batch) * self._width(drafting, decoding),
         )
 
     def _check_room(self, prompts: Prompts, max_answer: int) -> None:

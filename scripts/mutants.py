@@ -79,6 +79,7 @@ TESTS = {
     "hybrid/tasks/procedural.py": ("test_tasks",),
     "hybrid/harness.py": ("test_harness",),
     "hybrid/drafters/anneal.py": ("test_conversion",),
+    "hybrid/drafters/self_condition.py": ("test_self_condition",),
     "hybrid/nets/decode.py": ("test_networks", "test_controls"),
     "hybrid/nets/verify.py": ("test_verify", "test_speculative"),
     "hybrid/writing.py": ("test_verify",),
@@ -110,7 +111,7 @@ TESTS = {
     "hybrid/train/checkpoints.py": ("test_interrupt",),
     "hybrid/train/curve.py": ("test_interrupt",),
     "hybrid/train/interrupt.py": ("test_interrupt",),
-    "hybrid/train/run.py": ("test_training", "test_checkpoint_run"),
+    "hybrid/train/run.py": ("test_training", "test_checkpoint_run", "test_interrupt"),
     "hybrid/records.py": ("test_controls", "test_budget", "test_verify"),
     "hybrid/metrics.py": ("test_metrics", "test_budget"),
     "hybrid/choose.py": ("test_budget",),
@@ -120,6 +121,10 @@ TESTS = {
     "hybrid/evaluate.py": ("test_evaluate", "test_verify", "test_speculative"),
     "hybrid/merging.py": ("test_merging", "test_metrics"),
     "hybrid/report_series.py": ("test_report", "test_merging"),
+    "hybrid/frontier.py": ("test_metrics", "test_merging"),
+    "hybrid/build.py": ("test_config",),
+    "hybrid/config.py": ("test_config",),
+    "hybrid/experiment.py": ("test_training", "test_checkpoint_run"),
 }
 # Imported once, before the copies fork off.
 LIBRARIES = [

@@ -67,6 +67,16 @@ def test_more_steps_than_positions_are_spread_too():
     assert windows.due.tolist() == [[4, 7, 10, 13]]
 
 
+def test_a_plan_is_pressed_into_what_is_left_and_never_stretched():
+    """Rows of 12 and of 3 steps, one taken: the first must end 6 steps later, the second has time."""
+    due = torch.tensor([[4, 7, 10, 13], [1, 2, 3, 4]])
+    windows = Windows(torch.arange(4), due)
+    assert windows.hurried(1, 6).due.tolist() == [[3, 4, 6, 7], [1, 2, 3, 4]]
+    assert all(torch.equal(windows.hurried(1, left).due, due) for left in (12, 13, 40))
+    assert windows.hurried(1, 1).due.tolist() == [[2, 2, 2, 2], [1, 2, 2, 2]]
+    assert windows.hurried(8, 2).due.tolist() == [[8, 8, 9, 10], [1, 2, 3, 4]]
+
+
 # ---- drafting in windows
 
 

@@ -54,6 +54,7 @@ optimisers() {
   variant recipe_seed_1 seed=1
   variant recipe_seed_2 seed=2
   variant recipe_half_the_rate train.learning_rate=0.002
+  variant recipe_self_condition model.drafter.self_condition=0.5
   variant adamw_half_the_rate train.optimiser=adamw train.learning_rate=0.002
   variant adamw_half_the_rate_seed_1 train.optimiser=adamw train.learning_rate=0.002 seed=1
   variant adamw_half_the_rate_seed_2 train.optimiser=adamw train.learning_rate=0.002 seed=2
@@ -108,6 +109,9 @@ for task in "${tasks[@]}"; do
   variant batch_quarter_average "$quarter" train.ema=0.99
   variant batch_quarter_seed_1 "$quarter" seed=1
   variant batch_quarter_seed_2 "$quarter" seed=2
+  variant batch_quarter_self_condition "$quarter" model.drafter.self_condition=0.5
+  variant batch_quarter_self_condition_seed_1 "$quarter" model.drafter.self_condition=0.5 seed=1
+  variant batch_quarter_self_condition_seed_2 "$quarter" model.drafter.self_condition=0.5 seed=2
   variant batch_quarter_muon "$quarter" train.optimiser=muon
   variant batch_quarter_muon_seed_1 "$quarter" train.optimiser=muon seed=1
   variant batch_quarter_muon_seed_2 "$quarter" train.optimiser=muon seed=2

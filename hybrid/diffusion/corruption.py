@@ -244,3 +244,19 @@ class Uniform(Corruption):
         a, same = alpha_t / alpha_s, (z == tokens).to(survive_t.dtype)
         total = alpha_t * same + (1 - alpha_t) / k
         return ((1 - a) / k + same * a) * alpha_s / total, (1 - a) * (1 - alpha_s) / (k * total)
+
+
+def check_marks(corruption: Corruption, times: str, **neutral: tuple[float, float]) -> None:
+    """Refuse what rests on masks under a corruption without them: counting them, and settings that stand at another
+    value than their neutral one, given as name=(value, neutral)."""
+    if corruption.marks_noise:
+        return
+    name = type(corruption).__name__
+    if times == "counts":
+        raise ValueError(f"times='counts' counts masks, and {name} corruption has none; use times: continuous")
+    for setting, (value, expected) in neutral.items():
+        if value != expected:
+            raise ValueError(
+                f"{setting}={value}: is about the masks of absorbing corruption, and {name} corruption has none, so it "
+                f"must be {expected}"
+            )

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # Streams keep uses apart, so that adding a draw to one never shifts another.
-TIME, CORRUPT, DRAW, CHOOSE, FEED, SHUFFLE, REMASK, ANSWER, RENOISE, CLOCK, VERIFY = range(11)
+TIME, CORRUPT, DRAW, CHOOSE, FEED, SHUFFLE, REMASK, ANSWER, RENOISE, CLOCK, VERIFY, CARRY = range(12)
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX1, _MIX2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

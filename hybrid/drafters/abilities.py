@@ -40,6 +40,8 @@ def check_abilities(drafter: Drafter, networks: Pairing) -> None:
             )
         if drafter.anneal and not own.can_write:
             raise ValueError(f"anneal={drafter.anneal}: {_name(own)} looks both ways already; set it to 0")
+        if drafter.self_condition and not own.reads_vectors:
+            raise ValueError(f"self_condition={drafter.self_condition:g}: {_name(own)} reads tokens alone; set it to 0")
         if drafter.next_token and not own.can_write:
             raise ValueError(f"next_token={drafter.next_token:g}: {_name(own)} reads both ways; set it to 0")
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from hybrid.diffusion.blocks import Blocks
 from hybrid.diffusion.corruption import Alphabet
 from hybrid.diffusion.guidance import Denoiser, Ending
+from hybrid.drafters.self_condition import Carried
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Memory, Network, Part, prompt_segment
 from hybrid.records import Prompts, Special, Spent
@@ -141,7 +142,8 @@ class CanvasDenoiser(Denoiser):
     Every forward is charged where it is made: its own positions to each row that takes part.
 
     rows: the places of its rows in the batch, ascending. start: the position after the prompt. prefix: None where the
-    prompt is absent. memory: of prompt and past. done: blocks of each row in memory.
+    prompt is absent. memory: of prompt and past. done: blocks of each row in memory. carried: what was predicted last,
+    under self-conditioning.
     """
 
     canvas: Canvas
@@ -152,6 +154,7 @@ class CanvasDenoiser(Denoiser):
     prefix: Prefix | None
     done: Int[Tensor, "b"]
     memory: Memory | None = None
+    carried: Carried | None = None
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
         if len(z) == 0:
@@ -159,6 +162,8 @@ class CanvasDenoiser(Denoiser):
         block = where.int().argmax(-1) // self.canvas.blocks.width
         lacking = self._lacking(block, where)
         prompt, past, view = self._prompt(), self._past(z, block, lacking), self._view(z, block)
+        if self.carried is not None:
+            view = self.carried.read(self.network, self.rows, view, self.start, self.canvas.special.mask)
         q, p, v = (sum(s.tokens.shape[1] for s in part) for part in (prompt, past, view))
         columns = q + (0 if self.memory is None else self.memory.keep.shape[1])
         self._charge(q, lacking * self.canvas.blocks.width, v, columns, p)
@@ -173,7 +178,10 @@ class CanvasDenoiser(Denoiser):
                 self.prefix.parts.append((self.rows, memory.first(q)))
             if (lacking != lacking.max()).any():  # some rows were given more columns than they fill
                 self.memory = self.memory.packed()
-        return self.canvas.logits_of_block(self.network, hidden["canvas"], where, block)
+        logits = self.canvas.logits_of_block(self.network, hidden["canvas"], where, block)
+        if self.carried is not None:
+            self.carried.write(self.network, self.rows, len(self.spent.flops), where, logits)
+        return logits
 
     def _prompt(self) -> list[Segment]:
         """The prompts, where this forward is to read them; otherwise they are in memory, or absent."""
@@ -228,8 +236,14 @@ class CanvasDenoiser(Denoiser):
         """One forward: the prompt's q positions if it reads them, those of each row's past, and the view."""
         flops = self.network.flops
         cost = flops(q, q) + past.double() * flops(1, seen + columns) + flops(view, seen + columns + view)
+        if self.carried is not None:  # means of all embeddings
+            cost = cost + 2.0 * view * self.network.config.vocab_size * self.network.config.hidden_size
         is_whole = len(self.rows) == len(self.spent.flops)  # in order, as rows stay
         self.spent.charge("denoiser", q + past + view, cost, slice(None) if is_whole else self.rows)
+
+    def unprompted(self) -> "CanvasDenoiser":
+        """The same with a prompt that is absent."""
+        return dataclasses.replace(self, prefix=None, carried=None if self.carried is None else Carried())
 
     def select(self, rows: Int[Tensor, "r"]) -> "CanvasDenoiser":
         return dataclasses.replace(
@@ -249,3 +263,18 @@ def ending(special: Special, parts: tuple[int, ...] = ()) -> Ending:
 def alphabet_of(network: Network, special: Special) -> Alphabet:
     """What may stand on a canvas of the network's tokens."""
     return Alphabet(special.mask, network.config.vocab_size, special.never_drafted)
+
+
+def check_blocks(block: int | None, window: int | None, next_token: float) -> None:
+    """Refuse blocks that are none, that windows do not divide, or whose bound is the next-token loss already."""
+    if block is None:
+        return
+    if block < 1:
+        raise ValueError(f"attention_block={block}: must be 1 or more, or null for the whole canvas")
+    if window is not None and block % window:
+        raise ValueError(f"decode_window={window} with attention_block={block}: a window must divide the block")
+    if next_token and block == 1:
+        raise ValueError(
+            f"next_token={next_token} with attention_block=1: the bound is already the next-token loss; "
+            "set next_token: 0"
+        )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -14,7 +15,7 @@ from hybrid.diffusion import noise as streams
 from hybrid.diffusion.blocks import Blocks
 from hybrid.diffusion.bound import corrupt_by_counts, cost, masked_cost
 from hybrid.diffusion.budget import Budget
-from hybrid.diffusion.corruption import Absorbing, Alphabet, Corruption
+from hybrid.diffusion.corruption import Absorbing, Alphabet, Corruption, check_marks
 from hybrid.diffusion.draft import BrokenPrediction, check_policy, draft, unchanged
 from hybrid.diffusion.guidance import Banned, Denoiser, Ended, Guided, Known
 from hybrid.diffusion.noise import Noise
@@ -24,9 +25,10 @@ from hybrid.diffusion.schedule import Linear, NoiseSchedule
 from hybrid.diffusion.stop import Stop
 from hybrid.diffusion.windows import check_windows
 from hybrid.drafters.anneal import annealed, check_anneal
-from hybrid.drafters.canvas import Canvas, CanvasDenoiser, Prefix, alphabet_of, ending
+from hybrid.drafters.canvas import Canvas, CanvasDenoiser, Prefix, alphabet_of, check_blocks, ending
 from hybrid.drafters.causal import check_verify, verified
 from hybrid.drafters.drafter import Drafted, Drafter, Drafting, Plan, Request, finish
+from hybrid.drafters.self_condition import Carried, check_self_condition, conditioned
 from hybrid.kinds import register
 from hybrid.nets.network import Network, prompt_segment
 from hybrid.nets.pairing import Hidden
@@ -59,6 +61,8 @@ class Diffusion(Drafter):
     anneal: steps of training over which a causal network learns to look ahead; drafts and validation always do.
     next_token: weight of a causal next-token loss on the clean sketch, in training only, beside the bound. It reads
         a row of its own, since within a block the clean text of block diffusion sees what follows.
+    self_condition: share of training rows whose masks also carry what a first forward over the same canvas predicted
+        there (Analog Bits, arXiv 2208.04202, where it is 0.5); drafts carry what their last step predicted. 0: none.
     verify: forwards that verify the draft at most; a default of a call. The network reads it from left to right and
         keeps what it would have written itself, as it has learnt by next_token (see `causal.verified`).
     """
@@ -84,6 +88,7 @@ class Diffusion(Drafter):
     shift: bool = True
     anneal: int = 0
     next_token: float = 0.0
+    self_condition: float = 0.0
     verify: int = 0
 
     def __post_init__(self) -> None:
@@ -99,18 +104,12 @@ class Diffusion(Drafter):
             raise ValueError(f"guidance={self.guidance}: must be 0 (none) or more")
         if self.decode_window is not None and self.decode_window < 1:
             raise ValueError(f"decode_window={self.decode_window}: must be 1 or more, or null for the whole canvas")
-        if self.attention_block is not None:
-            self._check_blocks(self.attention_block)
-        if not self.corruption.marks_noise:
-            name = type(self.corruption).__name__
-            if self.times == "counts":
-                raise ValueError(f"times='counts' counts masks, and {name} corruption has none; use times: continuous")
-            for weighs, neutral in (("train_weight", 1), ("focal", 0)):
-                if (value := getattr(self, weighs)) != neutral:
-                    raise ValueError(
-                        f"{weighs}={value}: reweighs the masked tokens of absorbing corruption; the bound of {name} "
-                        f"corruption has no such weight, so it must be {neutral}"
-                    )
+        check_blocks(self.attention_block, self.decode_window, self.next_token)
+        check_self_condition(self.self_condition, self.attention_block, self.shift)
+        check_marks(
+            self.corruption, self.times, train_weight=(self.train_weight, 1), focal=(self.focal, 0),
+            self_condition=(self.self_condition, 0),
+        )  # fmt: skip
         Sampling(self.temperature, self.top_k, self.top_p)  # refuses what makes no sense
         check_policy(self.policy, self.corruption)
 
@@ -129,19 +128,6 @@ class Diffusion(Drafter):
     @property
     def supervises_pads(self) -> bool:
         return not self.corruption.marks_noise
-
-    def _check_blocks(self, block: int) -> None:
-        if block < 1:
-            raise ValueError(f"attention_block={block}: must be 1 or more, or null for the whole canvas")
-        if self.decode_window is not None and block % self.decode_window:
-            raise ValueError(
-                f"decode_window={self.decode_window} with attention_block={block}: a window must divide the block"
-            )
-        if self.next_token and block == 1:
-            raise ValueError(
-                f"next_token={self.next_token} with attention_block=1: the bound is already the next-token loss; "
-                "set next_token: 0"
-            )
 
     def _canvas(self, length: int, special: Special) -> Canvas:
         return Canvas(Blocks(length, min(self.attention_block or length, length)), self.shift, special)
@@ -164,14 +150,17 @@ class Diffusion(Drafter):
                 z, weight = self.corruption.corrupt(clean, self.schedule.alpha(at), u, alphabet), None
             segment = canvas.noisy(blocks.joined(z), x, start, f"canvas{copy}")
             segments.append(annealed(segment, self.anneal, noise, copy))
-            copies.append((blocks.known(clean, z, special.mask), at, weight))
+            known = blocks.known(clean, z, special.mask)
+            copies.append((known, at, weight, is_own & self.corruption.is_supervised(known, alphabet)))
+        masks, read = [blocks.joined(where) for *_, where in copies], partial(canvas.logits, network)
+        share = self.self_condition
+        segments, more = conditioned(network, read, segments, masks, start, share, noise, special.mask)
         if self.next_token:
             segments.append(dataclasses.replace(Tokens().segment(batch.sketch, start, special), name="clean"))
 
         def total_cost(hidden: Hidden) -> Float[Tensor, "b"]:
             total = torch.zeros(len(x), device=x.device)
-            for copy, (z, at, weight) in enumerate(copies):
-                where = is_own & self.corruption.is_supervised(z, alphabet)
+            for copy, (z, at, weight, where) in enumerate(copies):
                 known = Known(canvas.logits(network, hidden[f"canvas{copy}"], blocks.joined(where)))
                 logits = self._ruled(known, special, alphabet, batch.parts).logits(z, at, where)
                 total = total + blocks.summed(self._cost(logits, clean, z, at, where, weight, alphabet))
@@ -182,7 +171,7 @@ class Diffusion(Drafter):
                 total = total + self.next_token * torch.where(batch.sketch != special.pad, nll, 0.0).sum(-1)
             return total
 
-        return Plan(segments, total_cost, ((x != special.pad) | self.supervises_pads).sum(-1))
+        return Plan(segments, total_cost, ((x != special.pad) | self.supervises_pads).sum(-1), more)
 
     def _cost(
         self,
@@ -204,7 +193,10 @@ class Diffusion(Drafter):
         return -(-canvas // (self.decode_window or self.attention_block or canvas))
 
     def honest(self) -> "Diffusion":
-        return dataclasses.replace(self, train_weight=1.0, focal=0.0, next_token=0.0, anneal=0, verify=0)
+        share = float(self.self_condition > 0)  # as all steps of a draft but its first
+        return dataclasses.replace(
+            self, train_weight=1.0, focal=0.0, next_token=0.0, anneal=0, verify=0, self_condition=share
+        )
 
     @torch.no_grad()
     def one_step(
@@ -240,10 +232,9 @@ class Diffusion(Drafter):
         prompts = request.prompts
         prefix, start = Prefix(network, prompts, spent), prompts.keep.sum(-1)
         canvas, everyone = self._canvas(request.length, request.special), torch.arange(len(prompts))
-        given = CanvasDenoiser(canvas, network, spent, everyone, start, prefix, torch.zeros_like(start))
-        denoise: Denoiser = given
-        if self.guidance:
-            denoise = Guided(given, dataclasses.replace(given, prefix=None), self.guidance)
+        carried = Carried() if self.self_condition else None
+        given = CanvasDenoiser(canvas, network, spent, everyone, start, prefix, torch.zeros_like(start), None, carried)
+        denoise: Denoiser = Guided(given, given.unprompted(), self.guidance) if self.guidance else given
         return self._ruled(denoise, request.special, alphabet_of(network, request.special), request.parts), prefix
 
     @torch.no_grad()

@@ -79,11 +79,13 @@ class Plan:
 
     cost: hidden states -> nats per row, (b,). count: supervised tokens per row, (b,): of all that is drafted, ends too,
         and pads where the drafter's cost is over them.
+    positions: sent through the network for it already.
     """
 
     segments: list[Segment]
     cost: Callable[[Hidden], Float[Tensor, "b"]]
     count: Int[Tensor, "b"]
+    positions: int = 0
 
 
 Drafting = Generator[State, None, Drafted]

@@ -21,6 +21,7 @@ class CanvasDecoder(Network):
     """Causal segments go through the encoder, and then bidirectional ones through the decoder, over all of them."""
 
     can_compile: ClassVar[bool] = False
+    reads_vectors: ClassVar[bool] = False
 
     def _states(self, segments: Sequence[Segment], memory: Memory | None) -> dict[str, Float[Tensor, "b _ d"]]:
         """Hidden states of each segment, by name.

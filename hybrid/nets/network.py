@@ -28,12 +28,14 @@ class Network(nn.Module):
     can_denoise: attends both ways, so that it can draft a canvas. can_write: predicts each token from its left alone.
     rereads: keeps no keys and values, so that every forward reads the prompt once more.
     can_compile: its sampling can be, which is what `compiled` then runs.
+    reads_vectors: a canvas may bring vectors of its own instead of tokens.
     """
 
     can_denoise: ClassVar[bool] = True
     can_write: ClassVar[bool] = True
     rereads: ClassVar[bool] = False
     can_compile: ClassVar[bool] = True
+    reads_vectors: ClassVar[bool] = True
     compiled: Compiled | None = None
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -109,9 +111,13 @@ class Network(nn.Module):
         """The tokens of a row, or its vectors where a segment brings its own."""
         if all(s.vectors is None for s in segments):
             return {"input_ids": torch.cat([s.tokens for s in segments], dim=1)}
-        embed = self.model.get_input_embeddings()
-        vectors = [embed(s.tokens) if s.vectors is None else s.vectors for s in segments]
+        vectors = [self.embed(s.tokens) if s.vectors is None else s.vectors for s in segments]
         return {"inputs_embeds": torch.cat([v.to(vectors[0].dtype) for v in vectors], dim=1)}
+
+    def embed(self, tokens: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
+        """What the model reads for tokens, before their positions."""
+        vectors: Tensor = self.model.get_input_embeddings()(tokens)
+        return vectors
 
     def _masks(
         self, segments: Sequence[Segment], memory: Memory | None, attends: Bool[Tensor, "b 1 n m"]

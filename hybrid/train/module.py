@@ -70,10 +70,8 @@ class HybridReasoner(pl.LightningModule):
         self.part_is_last = part.at == parts - 1
         self.stop = int(asked) or None
         model, loss = self.reasoner.config, torch.zeros((), device=self.device)
-        weights = model.sketch_weight, model.answer_weight
-        drafted = sketches + answers if model.answer_room else sketches
-        if model.drafter.supervises_pads:
-            drafted = total * model.positions
+        weights, pads = (model.sketch_weight, model.answer_weight), model.drafter.supervises_pads
+        drafted = total * model.positions if pads else sketches + answers * bool(model.answer_room)
         for i, (name, count) in enumerate((("sketch", drafted), ("answer", answers))):
             self._costs[i] = told[i] + (self._costs[i] if part.at else 0.0)
             if model.drafter.learns or name == "answer":
