@@ -83,7 +83,13 @@ TESTS = {
     "hybrid/nets/decode.py": ("test_networks", "test_controls"),
     "hybrid/nets/verify.py": ("test_verify", "test_speculative"),
     "hybrid/writing.py": ("test_verify",),
-    "hybrid/drafters/canvas.py": ("test_blocks", "test_controls", "test_networks", "test_families"),
+    "hybrid/drafters/canvas.py": (
+        "test_blocks",
+        "test_controls",
+        "test_networks",
+        "test_families",
+        "test_self_condition",
+    ),  # fmt: skip
     "hybrid/drafters/diffusion.py": (
         "test_controls",
         "test_networks",
@@ -93,6 +99,7 @@ TESTS = {
         "test_conversion",
         "test_verify",
         "test_speculative",
+        "test_self_condition",
     ),
     "hybrid/drafters/causal.py": ("test_controls", "test_speculative"),
     "hybrid/drafters/autoregressive.py": ("test_controls", "test_reasoner"),

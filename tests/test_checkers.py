@@ -79,6 +79,13 @@ def test_nine_by_nine_is_solved():
         assert Sudoku(size=9).score(Example(0, *rows, rows[1]), *rows[1:] * 2).answer_correct
 
 
+def test_a_sketch_written_backward_is_the_same_text_from_its_end():
+    """2365 * 4347, of which only the operands and the product stay as they were."""
+    forward, backward = (Multiplication(order=order).work("5632", "7434") for order in ("forward", "backward"))
+    assert forward[1].startswith("55561+006490(551111)+") and backward[1].endswith("+)111155(094600+16555")
+    assert backward == (forward[0], forward[1][::-1], forward[2])
+
+
 def test_multiplication_checks_the_product_and_every_part():
     task = Multiplication()
     row = Example(0, *task.work("5632", "7434"))

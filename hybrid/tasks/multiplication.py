@@ -30,6 +30,8 @@ class Multiplication(Procedural):
     digits_a, digits_b: digits of the made operands, without leading zeros.
     style: "partial" as above; "products" leaves out the running sums, so that no part of the sketch needs
         another.
+    order: "backward" writes the sketch from its last character to its first, so that sums stand before what they are
+        sums of, and a number's carries come after the digits that need them.
     spaces: keep the format's spaces between digits.
     """
 
@@ -38,6 +40,7 @@ class Multiplication(Procedural):
     digits_a: int = 2
     digits_b: int = 2
     style: str = "partial"
+    order: str = "forward"
     spaces: bool = False
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class Multiplication(Procedural):
                 raise ValueError(f"{name} = {getattr(self, name)}: must be 1 to 50")
         if self.style not in ("partial", "products"):
             raise ValueError(f"style = {self.style!r}: must be partial or products")
+        if self.order not in ("forward", "backward"):
+            raise ValueError(f"order = {self.order!r}: must be forward or backward")
 
     def draw(self, draws: Draws) -> tuple[str, str, str]:
         a, b = (draws.digits(n - 1) + str(draws.between(1, 9)) for n in (self.digits_a, self.digits_b))
@@ -62,6 +67,7 @@ class Multiplication(Procedural):
             if self.style == "partial" and 0 < i < len(b) - 1:
                 parts[-1] += f"({f'{total:0{width}d}'[::-1]})"
         prompt, sketch, answer = f"{a}*{b}", "+".join(parts), f"{total:0{len(a) + len(b)}d}"[::-1]
+        sketch = sketch[::-1] if self.order == "backward" else sketch
         return (" ".join(prompt), " ".join(sketch), " ".join(answer)) if self.spaces else (prompt, sketch, answer)
 
     def read(self, path: Path) -> list[Example]:
