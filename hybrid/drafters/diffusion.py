@@ -62,7 +62,8 @@ class Diffusion(Drafter):
     next_token: weight of a causal next-token loss on the clean sketch, in training only, beside the bound. It reads
         a row of its own, since within a block the clean text of block diffusion sees what follows.
     self_condition: share of training rows whose masks also carry what a first forward over the same canvas predicted
-        there (Analog Bits, arXiv 2208.04202, where it is 0.5); drafts carry what their last step predicted. 0: none.
+        there (Analog Bits, arXiv 2208.04202, where it is 0.5); drafts carry what their last step predicted, at no
+        forward more, and the bound that validation tells is that of the second forward. 0: masks are masks.
     verify: forwards that verify the draft at most; a default of a call. The network reads it from left to right and
         keeps what it would have written itself, as it has learnt by next_token (see `causal.verified`).
     """
