@@ -1,6 +1,7 @@
 """How training deals its work: rows to ranks and parts, batches in validation, rounds in which all take part."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -231,7 +232,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_of_training_minds_the_means_of_its_losses(kind, home, tmp_path, monkeypatch):
     """Per token that the drafter supervises, pads among them where it does: as validation tells them."""
-    found = []
+    found, times = [], []
     inner = HybridReasoner.training_step
 
     def training_step(self, part, batch_idx):
@@ -239,6 +240,7 @@ def test_a_step_of_training_minds_the_means_of_its_losses(kind, home, tmp_path, 
         losses = self._now[0]
         mean = losses.sketch.sum().detach() / losses.sketch_count.sum().clamp(min=1)
         found.append((loss, self.reasoner.loss(losses), mean))
+        times.append(self._now[2])
         return loss
 
     monkeypatch.setattr(HybridReasoner, "training_step", training_step)
@@ -248,6 +250,35 @@ def test_a_step_of_training_minds_the_means_of_its_losses(kind, home, tmp_path, 
     for (loss, expected, sketch), row in zip(found, told, strict=True):
         assert torch.allclose(loss, expected)
         assert kind == "direct" or float(row["train/sketch"]) == pytest.approx(float(sketch))
+    one, other = times
+    n = len(one)
+    assert all(sorted((t * n).ceil().long().tolist()) == list(range(1, n + 1)) for t in times)  # one in each stratum
+    assert not torch.allclose(one, other)
+
+
+def test_a_run_ends_with_the_step_that_reaches_its_positions(home, tmp_path):
+    """Steps of about 300 positions in two parts: neither too early, nor in the midst of one."""
+    line = [
+        f"run={tmp_path / 'run'}",
+        "train.steps=50",
+        "train.positions=1000",
+        "train.accumulate=2",
+        "train.log_every=1",
+    ]
+    assert main(["train", str(home / "config.yaml"), *line, "--no-progress"]) == 0
+    told = [float(row["train/positions"]) for row in csv.DictReader((tmp_path / "run/logs/metrics.csv").open())]
+    trained = json.loads((tmp_path / "run" / "trained.json").read_text())
+    assert told[-2] < 1000 <= told[-1] == trained["positions"] and trained["steps"] == len(told) < 50
+
+
+def test_progress_is_by_steps_or_positions_whichever_is_further(home):
+    experiment = read_experiment(home / "run")
+    reasoner, _ = load_reasoner(home / "run", experiment)
+    for positions, steps, expected in ((60, 10, 0.6), (0, 10, 0.0)):
+        module = HybridReasoner(reasoner, experiment.task, Train(steps=steps, positions=100), 0)
+        module.positions = positions
+        assert module.progress() == expected
+    assert HybridReasoner(reasoner, experiment.task, Train(steps=10), 0).progress() == 0.0
 
 
 def test_the_average_of_weights_keeps_the_rotary_frequencies(home, tmp_path, monkeypatch):
