@@ -15,7 +15,10 @@ LABELS = {
     "hybrid_block_4": "blocks of 4", "hybrid_block_8": "blocks of 8",
 }  # fmt: skip
 # The same method otherwise: as it, in other lines.
-ENDS = {"": ("", "-"), "_deep": ("deeper", "--"), "_short": ("products alone", ":")}
+ENDS = {
+    "": ("", "-"), "_deep": ("deeper", "--"), "_short": ("products alone", ":"),
+    "_self_conditioned": ("self-conditioned", "-."),
+}  # fmt: skip
 KINDS = {"": "", "speculative": "X"}  # what becomes of its drafts, and another marker for it
 LOOKS = dict(zip(LABELS, zip((*COLOURS, INK, MUTED), (*MARKERS, "*"), strict=True), strict=True))
 COLUMNS = 4
