@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What lets a small drafter learn: one choice changed at a time, on the quickstart's task and on Countdown-3; optimisers
-# and their rates on 3x3 multiplication.
+# and their rates, self-conditioning and the sketch's order on 3x3 multiplication.
 # Usage: bash experiments/learning_speed/run.sh [quickstart|countdown_3|mult_3x3] [key=value ...]
 #        only="recipe batch_quarter" bash experiments/learning_speed/run.sh ...       these variants alone
 # What has a result is skipped; results (on validation): experiments/learning_speed/results/TASK/VARIANT
@@ -55,6 +55,9 @@ optimisers() {
   variant recipe_seed_2 seed=2
   variant recipe_half_the_rate train.learning_rate=0.002
   variant recipe_self_condition model.drafter.self_condition=0.5
+  variant recipe_self_condition_seed_1 model.drafter.self_condition=0.5 seed=1
+  variant recipe_self_condition_seed_2 model.drafter.self_condition=0.5 seed=2
+  variant recipe_backward task.order=backward
   variant adamw_half_the_rate train.optimiser=adamw train.learning_rate=0.002
   variant adamw_half_the_rate_seed_1 train.optimiser=adamw train.learning_rate=0.002 seed=1
   variant adamw_half_the_rate_seed_2 train.optimiser=adamw train.learning_rate=0.002 seed=2
