@@ -41,6 +41,8 @@ SHORT_CANVAS = {"mult_3x3": 18, "mult_4x4": 30}
 MOSTLY_GOLD = "model.feed={kind: mixture, gold: 0.7, drafted: 0.1, partial: 0.05, corrupted: 0.05, none: 0.1}"
 # The answer is drafted behind the sketch, and verified by the decoder in one forward.
 VERIFIED = ("model.canvas_holds=sketch+answer", "evaluate.answers=[verify,canvas]")
+# Masks carry what was predicted there last.
+SELF_CONDITIONED = "model.drafter.self_condition=0.5"
 METHODS: dict[str, tuple[str, ...]] = {
     "hybrid": (),
     "chain": ("model.drafter=autoregressive", "model.feed=gold"),
@@ -48,7 +50,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "hybrid_verified": VERIFIED,
     "hybrid_separate": HALVES,
     "ar_drafter": (*HALVES, "model.drafter=autoregressive", "model.feed=gold"),
-    "hybrid_self_conditioned": ("model.drafter.self_condition=0.5",),
+    "hybrid_self_conditioned": (SELF_CONDITIONED,),
+    "hybrid_verified_self_conditioned": (*VERIFIED, SELF_CONDITIONED),
     "hybrid_block_4": ("model.drafter.attention_block=4",),
     "hybrid_block_8": ("model.drafter.attention_block=8",),
     "hybrid_short": (SHORT, MOSTLY_GOLD),
@@ -62,6 +65,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "chain_deep": (*DEEP, "model.drafter=autoregressive", "model.feed=gold"),
 }
 FIRST, REST = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter")
+CARRYING = ("hybrid_self_conditioned", "hybrid_verified_self_conditioned")
 BLOCKS, DEEPER = ("hybrid_block_4", "hybrid_block_8"), ("hybrid_deep", "chain_deep")
 SHORTER, FAMILIES = ("hybrid_short", "hybrid_verified_short", "chain_short"), ("internalised", "pause", "hybrid_latent")
 MAIN = ("mult_3x3", "mult_4x4", "countdown_3", "prontoqa")
@@ -72,7 +76,7 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (EXTRA, FIRST, (0,)),
     (("sudoku_4x4",), ("hybrid_verified",), (0,)),
     (MAIN, REST, (0,)),
-    (MAIN, ("hybrid_self_conditioned",), (0,)),
+    (MAIN, CARRYING, (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
     (("mult_3x3", "mult_4x4"), SHORTER, (0,)),
     (("mult_3x3",), FAMILIES, (0,)),
