@@ -89,7 +89,7 @@ TESTS = {
         "test_networks",
         "test_families",
         "test_self_condition",
-    ),  # fmt: skip
+    ),
     "hybrid/drafters/diffusion.py": (
         "test_controls",
         "test_networks",

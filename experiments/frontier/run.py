@@ -82,7 +82,7 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (("mult_3x3",), FAMILIES, (0,)),
     (("mult_3x3",), DEEPER, (0,)),
     (("sudoku_4x4",), ("hybrid_verified", "chain"), (1, 2)),
-    (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
+    (MAIN, (*FIRST, "hybrid_verified", *REST, "hybrid_self_conditioned"), (1, 2)),
 ]
 EVALUATIONS = {
     "valid": ["evaluate.split=valid", "--examples", "200"],

@@ -20,9 +20,10 @@ def pack(values: Tensor, where: Bool[Tensor, "b l"], n: int) -> Tensor:
     return values[row, position]
 
 
-def spread(values: Shaped[Tensor, "n"], where: Bool[Tensor, "b l"], fill: float) -> Shaped[Tensor, "b l"]:
+def spread(values: Shaped[Tensor, "n *d"], where: Bool[Tensor, "b l"], fill: float) -> Shaped[Tensor, "b l *d"]:
     """The inverse of `pack`: values at the positions of `where`, `fill` elsewhere."""
-    return torch.full(where.shape, fill, dtype=values.dtype, device=values.device).masked_scatter(where, values)
+    empty = torch.full((*where.shape, *values.shape[1:]), fill, dtype=values.dtype, device=values.device)
+    return empty.masked_scatter(where[(..., *[None] * (values.ndim - 1))], values)
 
 
 @lru_cache(maxsize=16)

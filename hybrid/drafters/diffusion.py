@@ -214,7 +214,7 @@ class Diffusion(Drafter):
         request = Request(some, batch.sketch.shape[1], special, answer_room=batch.answer_room)
         plain = dataclasses.replace(
             self, policy=LeftToRight(), decode_window=None, temperature=1.0, top_k=None, top_p=None, stop=None,
-            guidance=0.0, verify=0,
+            guidance=0.0, verify=0, self_condition=0.0,
         )  # fmt: skip
         steps, spent = plain.least_steps(request.length), spent or Spent.nothing(len(rows))
         if len(rows) == 0:  # other ranks draft, and their networks' calls must meet

@@ -1,6 +1,6 @@
 """Self-conditioning: a mask is read together with what the network last predicted there.
 
-Chen, Zhang and Hinton, "Analog Bits" (arXiv 2208.04202, sec. 3.2): without it, a step forgets all that the step before
+Chen, Zhang and Hinton, "Analog Bits" (arXiv 2208.04202): without it, a step forgets all that the step before
 knew of the positions that it left open. Here the prediction enters as its mean embedding, added to the mask's own, so
 that no parameter is new and a checkpoint may begin without.
 """
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hybrid.diffusion import noise as streams
+from hybrid.diffusion.guidance import spread
 from hybrid.diffusion.noise import Noise
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Network
@@ -72,13 +73,7 @@ class Carried:
         means = mean_embedding(network, logits)
         if self.hints is None:
             self.hints = means.new_zeros(batch, where.shape[1], means.shape[-1])
-        self.hints[rows.to(means.device)] = placed(means, where)
-
-
-def placed(values: Float[Tensor, "n d"], where: Bool[Tensor, "r l"]) -> Float[Tensor, "r l d"]:
-    """Values at the positions of `where`, row by row, and zeros elsewhere."""
-    empty = values.new_zeros(*where.shape, values.shape[-1])
-    return empty.masked_scatter(where[..., None], values)
+        self.hints[rows.to(means.device)] = spread(means, where, 0.0)
 
 
 def conditioned(
@@ -104,7 +99,7 @@ def conditioned(
     with torch.no_grad():  # with no rows too: ranks that share weights must make the same calls
         hidden = network(some)
         hints = [
-            placed(mean_embedding(network, logits(hidden[segment.name], where[rows])), where[rows])
+            spread(mean_embedding(network, logits(hidden[segment.name], where[rows])), where[rows], 0.0)
             for segment, where in zip(segments[-len(masks) :], masks, strict=True)
         ]
     first = len(segments) - len(masks)
