@@ -12,9 +12,9 @@ from typing import Any
 
 from picture import Panel
 
-from hybrid.build import ConfigError, plain
-from hybrid.config import ABSENT, FREE_TO_CHANGE, differences
-from hybrid.experiment import read_experiment
+from hybrid.build import ConfigError, build, plain
+from hybrid.config import FREE_TO_CHANGE, differences
+from hybrid.experiment import Experiment, read_experiment
 from hybrid.frontier import CONTROLS, Frontier, Row, read
 from hybrid.metrics import wilson
 
@@ -77,18 +77,22 @@ def measured(results: Path) -> dict[tuple[str, str], list[Measured]]:
 
 
 def checked(file: Path, run: Any) -> Frontier:
-    """A result, which must come from the run's config. Settings that only one of the two knows are newer or gone."""
+    """A result, which must come from the run's config. Settings that are newer than it stand at their defaults."""
     try:
         frontier = read(file)
     except ValueError as error:
         raise ConfigError(error) from None
+    if (config := frontier.extra.get("config")) is None:
+        raise ConfigError("a result without the config that it came from; evaluate the run again", str(file))
+    try:
+        kept = plain(build(Experiment, config))
+    except ConfigError as error:
+        raise ConfigError(f"its config is none of today's: {error}", str(file)) from None
     wanted = plain(read_experiment(frontier_run.ROOT / run.config, run.overrides))
-    wanted = json.loads(frontier_run.portable(json.dumps(wanted)))
-    found = differences(frontier.extra.get("config", {}), wanted)
-    other = {k: v for k, v in found.items() if not k.startswith(FREE_TO_CHANGE) and ABSENT not in v}
-    if other or "config" not in frontier.extra:
+    found = differences(kept, json.loads(frontier_run.portable(json.dumps(wanted))))
+    if other := {key: values for key, values in found.items() if not key.startswith(FREE_TO_CHANGE)}:
         said = "; ".join(f"{key}: {old} there, {new} in {run.config}" for key, (old, new) in list(other.items())[:3])
-        raise ConfigError(f"result of another config ({said or 'none is kept'}); evaluate the run again", str(file))
+        raise ConfigError(f"result of another config ({said}); evaluate the run again", str(file))
     return frontier
 
 

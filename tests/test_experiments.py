@@ -175,7 +175,8 @@ def test_results_of_another_schema_or_config_are_refused_in_one_line(tmp_path, c
             {"config": good["config"] | {"seed": 5}},
             "result of another config (seed: 5 there, 0 in experiments/frontier",
         ),
-        ({"config": None}, "none is kept"),
+        ({"config": good["config"] | {"gone": 1}}, "its config is none of today's: unknown key gone"),
+        ({"config": None}, "a result without the config that it came from"),
     ]:
         data = {k: v for k, v in (good | changed).items() if k != "config" or v is not None}
         file.write_text(json.dumps(data))
@@ -184,8 +185,23 @@ def test_results_of_another_schema_or_config_are_refused_in_one_line(tmp_path, c
         assert summary.main(tmp_path, tmp_path) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1, error
-    file.write_text(json.dumps(good | {"config": good["config"] | {"gone": 1, "run": "elsewhere"}}))
+    file.write_text(json.dumps(good | {"config": good["config"] | {"run": "elsewhere"}}))
     assert measured.measured(tmp_path)
+
+
+def test_a_setting_newer_than_a_result_stands_at_its_default_there(tmp_path):
+    """So a result from before self-conditioning is none of a method that has it."""
+    results = dict(zip(("valid", "test"), fast((0.5, 0.5), (0.5, 0.5)), strict=True))
+    for method in ("hybrid", "hybrid_self_conditioned"):
+        folder = stored(tmp_path, "mult_3x3", method, 0, **results)
+        for file in folder.glob("*.json"):
+            data = json.loads(file.read_text())
+            del data["config"]["model"]["drafter"]["self_condition"]
+            file.write_text(json.dumps(data))
+        if method == "hybrid":
+            assert measured.measured(tmp_path)
+    with pytest.raises(ConfigError, match=r"drafter\.self_condition: 0\.0 there, 0\.5 in"):
+        measured.measured(tmp_path)
 
 
 def test_corruption_changes_so_many_tokens_of_one_class_and_nothing_else():
