@@ -17,7 +17,8 @@ LABELS = {
 # The same method otherwise: as it, in other lines.
 ENDS = {
     "": ("", "-"), "_deep": ("deeper", "--"), "_short": ("products alone", ":"),
-    "_self_conditioned": ("self-conditioned", "-."),
+    "_bare": ("without self-conditioning", "-."), "_self_conditioned": ("self-conditioned", (0, (8, 2))),
+    "_mostly_gold": ("more gold sketches", (0, (4, 1, 1, 1, 1, 1))),
 }  # fmt: skip
 KINDS = {"": "", "speculative": "X"}  # what becomes of its drafts, and another marker for it
 LOOKS = dict(zip(LABELS, zip((*COLOURS, INK, MUTED), (*MARKERS, "*"), strict=True), strict=True))
@@ -56,7 +57,9 @@ def plot(panels: Sequence[Panel], path: Path) -> Path:
                 for curve in curves:
                     xs, ys = zip(*curve, strict=True)
                     colour, _, dashes = _look(method)
-                    below.plot([x / 1e6 for x in xs], [100 * y for y in ys], dashes, color=colour, linewidth=1.4)
+                    below.plot(
+                        [x / 1e6 for x in xs], [100 * y for y in ys], color=colour, linestyle=dashes, linewidth=1.4
+                    )
             _frame(above, panel.task, "sequential forwards")
             _frame(below, "", "million training positions")
         for row, axes in enumerate(grid[:, 0]):
@@ -75,12 +78,13 @@ def _costs(axes: Any, panel: Panel) -> None:
     for method, points in panel.costs.items():
         colour, marker, dashes = _look(method)
         xs, ys = zip(*points, strict=True)
-        axes.plot(xs, [100 * y for y in ys], dashes, color=colour, marker=marker, markeredgecolor="white")
+        axes.plot(xs, [100 * y for y in ys], color=colour, linestyle=dashes, marker=marker, markeredgecolor="white")
     low, high = axes.get_xlim()
     axes.set_xlim(low, max(high, 2.1 * low))  # an octave at least, which has a tick
     near: list[str] = []  # controls whose lines lie too close for a label each
     levels = sorted(panel.controls.items(), key=lambda pair: pair[1])
-    for (control, height), (_, above) in zip(levels, [*levels[1:], ("", float("inf"))], strict=True):
+    heights_above = [height for _, height in levels[1:]] + [float("inf")] * bool(levels)
+    for (control, height), above in zip(levels, heights_above, strict=True):
         axes.axhline(100 * height, color=MUTED, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
         near.append(control)
         if above >= height + 0.06:
@@ -95,7 +99,7 @@ def _parts(method: str) -> tuple[str, str, str]:
     return next((method.removesuffix(end), end, kind) for end in reversed(ENDS) if method.endswith(end))
 
 
-def _look(method: str) -> tuple[str, str, str]:
+def _look(method: str) -> tuple[str, str, Any]:
     """Colour, marker, dashes."""
     plain, end, kind = _parts(method)
     colour, marker = LOOKS[plain]

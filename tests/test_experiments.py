@@ -28,6 +28,7 @@ sys.path += [str(EXPERIMENTS), str(EXPERIMENTS / "frontier")]
 import corrupted  # noqa: E402
 import goals  # noqa: E402
 import measured  # noqa: E402
+import picture  # noqa: E402
 import summary  # noqa: E402
 import tables  # noqa: E402
 
@@ -147,6 +148,14 @@ def test_answers_read_off_the_canvas_are_plain_diffusion_and_no_hybrids(tmp_path
     assert panel.costs["hybrid_verified"] == [(9.0, 0.6)]
 
 
+def test_the_picture_needs_no_hybrid_and_no_controls(tmp_path):
+    stored(tmp_path, "mult_3x3", "chain", 0, [row("chain", 0.9, 13.0)], [row("chain", 0.8, 13.0)])
+    (tmp_path / "mult_3x3" / "chain" / "seed_0" / "curve.csv").write_text("valid/positions,valid/accuracy\n1,0.5\n")
+    (panel,) = measured.panels(measured.measured(tmp_path))
+    assert not panel.controls and panel.growth == {"chain": [[(1.0, 0.5)]]}
+    assert picture.plot([panel], tmp_path / "one.png").stat().st_size > 10_000
+
+
 def test_seeds_are_averaged_before_anything_is_chosen(tmp_path):
     """Seed 0 alone would take 8 steps."""
     for seed, valid in enumerate([(0.7, 0.6), (0.2, 0.6)]):
@@ -192,13 +201,13 @@ def test_results_of_another_schema_or_config_are_refused_in_one_line(tmp_path, c
 def test_a_setting_newer_than_a_result_stands_at_its_default_there(tmp_path):
     """So a result from before self-conditioning is none of a method that has it."""
     results = dict(zip(("valid", "test"), fast((0.5, 0.5), (0.5, 0.5)), strict=True))
-    for method in ("hybrid", "hybrid_self_conditioned"):
+    for method in ("hybrid_bare", "hybrid"):
         folder = stored(tmp_path, "mult_3x3", method, 0, **results)
         for file in folder.glob("*.json"):
             data = json.loads(file.read_text())
             del data["config"]["model"]["drafter"]["self_condition"]
             file.write_text(json.dumps(data))
-        if method == "hybrid":
+        if method == "hybrid_bare":
             assert measured.measured(tmp_path)
     with pytest.raises(ConfigError, match=r"drafter\.self_condition: 0\.0 there, 0\.5 in"):
         measured.measured(tmp_path)

@@ -35,37 +35,39 @@ ROOT = HERE.parents[1]
 HALVES = ("model.pairing=separate", "model.backbone.width=90", "model.backbone.heads=3")
 # Twice the layers at the width that keeps the parameters.
 DEEP = ("model.backbone.layers=8", "model.backbone.width=90", "model.backbone.heads=3")
-# Partial products without running sums. Their drafts come out exact, so that the decoder may learn from gold sketches.
+# Partial products without running sums.
 SHORT = "task.style=products"
 SHORT_CANVAS = {"mult_3x3": 18, "mult_4x4": 30}
+# Where drafts come out exact the decoder may learn from gold sketches.
 MOSTLY_GOLD = "model.feed={kind: mixture, gold: 0.7, drafted: 0.1, partial: 0.05, corrupted: 0.05, none: 0.1}"
 # The answer is drafted behind the sketch, and verified by the decoder in one forward.
 VERIFIED = ("model.canvas_holds=sketch+answer", "evaluate.answers=[verify,canvas]")
-# Masks carry what was predicted there last.
-SELF_CONDITIONED = "model.drafter.self_condition=0.5"
+# Without self-conditioning masks carry nothing. Methods that have not been run again since the recipe has it name it.
+BARE = "model.drafter.self_condition=0"
 METHODS: dict[str, tuple[str, ...]] = {
     "hybrid": (),
     "chain": ("model.drafter=autoregressive", "model.feed=gold"),
     "direct": ("model.drafter=none", "model.feed=none"),
     "hybrid_verified": VERIFIED,
-    "hybrid_separate": HALVES,
+    "hybrid_separate": (*HALVES, BARE),
     "ar_drafter": (*HALVES, "model.drafter=autoregressive", "model.feed=gold"),
-    "hybrid_self_conditioned": (SELF_CONDITIONED,),
-    "hybrid_verified_self_conditioned": (*VERIFIED, SELF_CONDITIONED),
-    "hybrid_block_4": ("model.drafter.attention_block=4",),
-    "hybrid_block_8": ("model.drafter.attention_block=8",),
-    "hybrid_short": (SHORT, MOSTLY_GOLD),
-    "hybrid_verified_short": (SHORT, MOSTLY_GOLD, *VERIFIED),
+    "hybrid_verified_mostly_gold": (*VERIFIED, MOSTLY_GOLD),
+    "hybrid_bare": (BARE,),
+    "hybrid_verified_bare": (*VERIFIED, BARE),
+    "hybrid_self_conditioned": ("model.drafter.self_condition=0.5",),
+    "hybrid_block_4": ("model.drafter.attention_block=4", BARE),
+    "hybrid_block_8": ("model.drafter.attention_block=8", BARE),
+    "hybrid_short": (SHORT, MOSTLY_GOLD, BARE),
+    "hybrid_verified_short": (SHORT, MOSTLY_GOLD, *VERIFIED, BARE),
     "chain_short": (SHORT, "model.drafter=autoregressive", "model.feed=gold"),
     # The survey's families (arXiv 2503.23077).
     "internalised": ("model.drafter={kind: internalised, after: 1000, over: 6000}", "model.feed=gold"),
     "pause": ("model.drafter=pause", "model.feed=pause"),
-    "hybrid_latent": ("model.bridge={kind: latent, text: false}",),
+    "hybrid_latent": ("model.bridge={kind: latent, text: false}", BARE),
     "hybrid_deep": DEEP,
     "chain_deep": (*DEEP, "model.drafter=autoregressive", "model.feed=gold"),
 }
 FIRST, REST = ("hybrid", "chain", "direct"), ("hybrid_separate", "ar_drafter")
-CARRYING = ("hybrid_self_conditioned", "hybrid_verified_self_conditioned")
 BLOCKS, DEEPER = ("hybrid_block_4", "hybrid_block_8"), ("hybrid_deep", "chain_deep")
 SHORTER, FAMILIES = ("hybrid_short", "hybrid_verified_short", "chain_short"), ("internalised", "pause", "hybrid_latent")
 MAIN = ("mult_3x3", "mult_4x4", "countdown_3", "prontoqa")
@@ -76,13 +78,16 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (EXTRA, FIRST, (0,)),
     (("sudoku_4x4",), ("hybrid_verified",), (0,)),
     (MAIN, REST, (0,)),
-    (MAIN, CARRYING, (0,)),
+    (("mult_3x3", "mult_4x4", "countdown_3"), ("hybrid_bare",), (0,)),
+    (("prontoqa",), ("hybrid_self_conditioned",), (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
     (("mult_3x3", "mult_4x4"), SHORTER, (0,)),
+    (("mult_4x4",), ("hybrid_verified_mostly_gold",), (0, 1, 2)),
     (("mult_3x3",), FAMILIES, (0,)),
     (("mult_3x3",), DEEPER, (0,)),
     (("sudoku_4x4",), ("hybrid_verified", "chain"), (1, 2)),
-    (MAIN, (*FIRST, "hybrid_verified", *REST, "hybrid_self_conditioned"), (1, 2)),
+    (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
+    (("mult_3x3", "mult_4x4", "countdown_3"), ("hybrid_bare",), (1, 2)),
 ]
 EVALUATIONS = {
     "valid": ["evaluate.split=valid", "--examples", "200"],

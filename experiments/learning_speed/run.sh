@@ -11,7 +11,9 @@ declare -A config=([quickstart]=configs/quickstart/hybrid.yaml [countdown_3]=exp
   [mult_3x3]=experiments/frontier/mult_3x3.yaml)
 declare -A positions=([quickstart]=3500000 [countdown_3]=8000000 [mult_3x3]=12000000)
 declare -A batch=([quickstart]=128 [countdown_3]=64 [mult_3x3]=32)
-declare -A adamw=([quickstart]="" [countdown_3]="train.optimiser=adamw train.learning_rate=0.002" [mult_3x3]="")
+bare=model.drafter.self_condition=0 # as is the quickstart's config; the frontier's recipe is self-conditioned
+declare -A adamw=([quickstart]="" [mult_3x3]=""
+  [countdown_3]="train.optimiser=adamw train.learning_rate=0.002 $bare")
 declare -A steps=([quickstart]=0,1,2,4,8,18 [countdown_3]=0,1,4,8,16,24 [mult_3x3]=0,1,2,4,8,25)
 declare -A steps_of_blocks=([quickstart]=0,8,18 [countdown_3]=0,8,16,24)
 declare -A deep=([quickstart]="model.backbone.layers=4 model.backbone.width=48"
@@ -53,14 +55,14 @@ optimisers() {
   variant recipe
   variant recipe_seed_1 seed=1
   variant recipe_seed_2 seed=2
-  variant recipe_half_the_rate train.learning_rate=0.002
-  variant recipe_self_condition model.drafter.self_condition=0.5
-  variant recipe_self_condition_seed_1 model.drafter.self_condition=0.5 seed=1
-  variant recipe_self_condition_seed_2 model.drafter.self_condition=0.5 seed=2
-  variant recipe_backward task.order=backward
-  variant adamw_half_the_rate train.optimiser=adamw train.learning_rate=0.002
-  variant adamw_half_the_rate_seed_1 train.optimiser=adamw train.learning_rate=0.002 seed=1
-  variant adamw_half_the_rate_seed_2 train.optimiser=adamw train.learning_rate=0.002 seed=2
+  variant bare "$bare"
+  variant bare_seed_1 "$bare" seed=1
+  variant bare_seed_2 "$bare" seed=2
+  variant bare_half_the_rate "$bare" train.learning_rate=0.002
+  variant bare_backward "$bare" task.order=backward
+  variant bare_adamw_half_the_rate "$bare" train.optimiser=adamw train.learning_rate=0.002
+  variant bare_adamw_half_the_rate_seed_1 "$bare" train.optimiser=adamw train.learning_rate=0.002 seed=1
+  variant bare_adamw_half_the_rate_seed_2 "$bare" train.optimiser=adamw train.learning_rate=0.002 seed=2
 }
 
 for task in "${tasks[@]}"; do
