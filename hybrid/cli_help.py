@@ -5,7 +5,7 @@ examples:
   hybrid train configs/quickstart/hybrid.yaml                 # into runs/quickstart-hybrid; the same command resumes
   hybrid evaluate runs/quickstart-hybrid --steps 0,1,2,4,8 --policies confidence,threshold
   hybrid sample runs/quickstart-hybrid --prompt 73250100,41000213 --steps 8
-  hybrid sample experiments/weights/mult_4x4-hybrid --prompt '5632*7434' --threshold 0.9 --live   # trained already
+  hybrid sample experiments/weights/mult_4x4-hybrid --prompt '5632*7434' --steps 4 --live   # trained already
   hybrid show configs/quickstart/hybrid.yaml                  # every key and its value, sizes, other kinds
   hybrid COMMAND --help                                       # more of each
 """

@@ -139,7 +139,7 @@ SCRIPT = r"""
     const spots = [], labels = [], taken = [];
     for (const s of curves.sort((a, b) => (a.kind === "point") - (b.kind === "point"))) {
       const group = make(svg, "g", { class: s.tone });
-      const points = s.points.filter(p => p.at[axis] !== null).sort((a, b) => cost(a) - cost(b));
+      const points = s.points.filter(p => p.at[axis] !== null);
       const xy = points.map(p => [at(cost(p)), up(p.accuracy)]);
       if (s.kind === "line") {
         const edge = [...points.map(p => [at(cost(p)), up(p.high)]),

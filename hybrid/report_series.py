@@ -148,11 +148,12 @@ def _label(method: str, setting: dict[str, Any], varied: Sequence[str]) -> str:
 
 
 def _points(rows: Sequence[Row]) -> tuple[Point, ...]:
+    """In the order of the budget, which need not be that of the cost: a bad draft takes long to verify."""
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         cells.setdefault((row.steps, row.threshold), []).append(row)
     points = [Point(tuple(cell)) for cell in cells.values()]
-    return tuple(sorted(points, key=lambda p: tuple(_rank(p.mean(x)) for x in ("sequential_forwards", "steps"))))
+    return tuple(sorted(points, key=lambda p: tuple(_rank(p.mean(x)) for x in ("steps", "sequential_forwards"))))
 
 
 def row_label(row: Row, rows: Sequence[Row]) -> str:

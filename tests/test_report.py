@@ -88,6 +88,15 @@ def test_a_sweep_of_thresholds_is_one_line_and_two_settings_are_two():
     assert alone.label == "no sketch" and len(alone.points) == 1
 
 
+def test_a_line_follows_the_budget_though_costs_fall():
+    """A draft of one step is wrong, and verifying it took longest."""
+    made = [
+        row("hybrid", right, cost, policy="p", steps=n) for n, right, cost in ((2, 60, 5.0), (1, 5, 7.0), (4, 99, 6.0))
+    ]
+    (line,) = series(Frontier("t", "test", made))
+    assert [point.rows[0].steps for point in line.points] == [1, 2, 4]
+
+
 @pytest.mark.parametrize("method", ["hybrid", "latent"])
 def test_no_sketch_begins_the_lines_that_answer_as_it_does(method):
     """Decoded, it is no verified answer: where all others are, it stands alone."""
