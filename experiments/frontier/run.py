@@ -78,7 +78,6 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (EXTRA, FIRST, (0,)),
     (("sudoku_4x4",), ("hybrid_verified",), (0,)),
     (MAIN, REST, (0,)),
-    (("mult_3x3", "mult_4x4", "countdown_3"), ("hybrid_bare",), (0,)),
     (("prontoqa",), ("hybrid_self_conditioned",), (0,)),
     (("mult_3x3",), BLOCKS, (0,)),
     (("mult_3x3", "mult_4x4"), SHORTER, (0,)),
@@ -87,7 +86,7 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (("mult_3x3",), DEEPER, (0,)),
     (("sudoku_4x4",), ("hybrid_verified", "chain"), (1, 2)),
     (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
-    (("mult_3x3", "mult_4x4", "countdown_3"), ("hybrid_bare",), (1, 2)),
+    (("mult_3x3", "mult_4x4", "countdown_3"), ("hybrid_bare",), (0, 1, 2)),
 ]
 EVALUATIONS = {
     "valid": ["evaluate.split=valid", "--examples", "200"],

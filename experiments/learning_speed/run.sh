@@ -12,8 +12,8 @@ declare -A config=([quickstart]=configs/quickstart/hybrid.yaml [countdown_3]=exp
 declare -A positions=([quickstart]=3500000 [countdown_3]=8000000 [mult_3x3]=12000000)
 declare -A batch=([quickstart]=128 [countdown_3]=64 [mult_3x3]=32)
 bare=model.drafter.self_condition=0 # as is the quickstart's config; the frontier's recipe is self-conditioned
-declare -A adamw=([quickstart]="" [mult_3x3]=""
-  [countdown_3]="train.optimiser=adamw train.learning_rate=0.002 $bare")
+declare -A adamw=([quickstart]="" [countdown_3]="train.optimiser=adamw train.learning_rate=0.002" [mult_3x3]="")
+declare -A drafter=([quickstart]="" [countdown_3]=$bare [mult_3x3]="") # of every diffusion drafter of the task
 declare -A steps=([quickstart]=0,1,2,4,8,18 [countdown_3]=0,1,4,8,16,24 [mult_3x3]=0,1,2,4,8,25)
 declare -A steps_of_blocks=([quickstart]=0,8,18 [countdown_3]=0,8,16,24)
 declare -A deep=([quickstart]="model.backbone.layers=4 model.backbone.width=48"
@@ -43,7 +43,7 @@ variant() { # name, overrides...
   fi
   # shellcheck disable=SC2086
   hybrid train "${config[$task]}" "run=$run" "train.positions=${positions[$task]}" "train.batch_size=${batch[$task]}" \
-    ${adamw[$task]} "$@" "${settings[@]}" --no-progress
+    ${adamw[$task]} ${drafter[$task]} "$@" "${settings[@]}" --no-progress
   hybrid evaluate "$run" evaluate.split=valid --steps "${budgets:-${steps[$task]}}" --policies confidence --controls gold \
     --examples 300 --out "$run/valid" --no-progress
   mkdir -p "$results"
@@ -94,7 +94,7 @@ for task in "${tasks[@]}"; do
   variant batch_quarter_unshifted_mostly_gold "$quarter" model.drafter.shift=false "$mostly_gold"
   variant batch_quarter_small_initialisation_mostly_gold "$quarter" model.backbone.initial_scale=0.02 "$mostly_gold"
   before="model.drafter=autoregressive model.feed=gold" variant batch_quarter_from_chain "$quarter"
-  before="model.drafter.attention_block=3" variant batch_quarter_from_blocks "$quarter"
+  before="model.drafter.attention_block=3 $bare" variant batch_quarter_from_blocks "$quarter"
   variant batch_quarter_cosine "$quarter" model.drafter.times=continuous model.drafter.schedule=cosine
   variant batch_quarter_copies_4 "$quarter" model.drafter.copies=4
   # shellcheck disable=SC2086
