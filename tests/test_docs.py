@@ -51,15 +51,31 @@ def test_a_tutorial_runs(file, tmp_path, monkeypatch):
             exec(compile(text.replace("STEPS := 300", "STEPS := 2"), f"{file.name}", "exec"), names)
 
 
-def test_there_are_tutorials_and_their_links_lead_somewhere():
+def anchor(heading):
+    """As GitHub makes it of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "experiments").rglob("*.md")]
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_of_a_page_lead_somewhere(file):
+    for link, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", file.read_text()):
+        to = file.parent / link if link else file
+        assert to.exists(), f"{file.name}: {link}"
+        if heading:
+            assert heading in [anchor(one) for one in re.findall(r"^#+ (.+)", to.read_text(), re.M)], (
+                f"{link}#{heading}"
+            )
+
+
+def test_there_are_tutorials():
     assert {"reproduce", "budget", "fork", "notebook"} <= {file.stem for file in TUTORIALS}
-    for file in [*TUTORIALS, *DOCS.glob("*.md")]:
-        for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
-            assert (file.parent / link).exists(), f"{file.name}: {link}"
 
 
-def test_configs_of_the_checkpoints_page_build():
-    found = BLOCK.findall((DOCS / "checkpoints.md").read_text())
+def test_configs_of_the_guide_and_the_checkpoints_page_build():
+    found = [block for name in ("guide", "checkpoints") for block in BLOCK.findall((DOCS / f"{name}.md").read_text())]
     kinds = {"model": Model, "task": Task, "train": Train, "experiment": Experiment}
     built = [build(kinds[what], yaml.safe_load(text)) for language, what, text in found if language == "yaml"]
     assert {type(one) for one in built} >= {Model, Rows, Train, Experiment}
