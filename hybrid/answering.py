@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from hybrid.bridge import Projection
@@ -72,12 +72,19 @@ class Answering:
                 f"answer='canvas': this budget leaves row {plan.steps.index(0)} no step, so that there is no canvas to "
                 f"read; {least} or more are needed"
             )
+        if budget.forwards is not None and drafter.steps_matter and not (any(plan.steps) or budget.is_nothing):
+            told["note"] = (
+                f"forwards={budget.forwards}: the answer may take {writing.forwards(self.model.max_answer)}, and a "
+                f"sketch {self._besides(drafter, writing)} besides its steps; answered without one"
+            )
         if budget.ms is not None and drafter.steps_matter and any(plan.steps):
             timing, began = self._timing(request, drafter, plan, drafts, began, clock, writing)
             ends = began + budget.ms / 1e3 - timing.answer
             fit = int((ends - clock() - timing.before) / timing.step)
             too_few = least if writing.how == "canvas" else 0  # without a step there is a decoded answer, or none
             plan = plan.at_most(fit if fit >= least else too_few)
+            if drafter.forwards_besides:  # what verifies comes after the last step
+                ends -= timing.before
             request = replace(request, pace=Deadline(ends, timing.step, clock).steps_left)
             if not any(plan.steps):
                 needed = 1e3 * (timing.before + timing.step * least + timing.answer)
@@ -85,7 +92,7 @@ class Answering:
         results: dict[int, Reasoned] = {}
         # Rows without a sketch are answered apart, so that they cost what they would alone.
         for some, copies in (
-            ([r for r, n in enumerate(plan.steps) if not n], 1),
+            ([r for r, n in enumerate(plan.steps) if not n], drafts if answer_temperature else 1),
             ([r for r, n in enumerate(plan.steps) if n], drafts),
         ):
             if not some:
@@ -109,12 +116,17 @@ class Answering:
         """Fewest steps for the canvas, other than none."""
         return drafter.least_steps(self.model.positions if drafter.proposes else self.model.canvas)
 
+    def _besides(self, drafter: Drafter, writing: Writing) -> int:
+        """Forwards that a sketch takes besides its steps: those that verify it, and a bridge's."""
+        return drafter.forwards_besides + (self.bridge is not None and writing.how != "canvas")
+
     def _plan(self, budget: Budget, drafter: Drafter, rows: int, writing: Writing) -> Plan:
         """Steps and tokens of each row. Forwards buy steps, or tokens where a drafter writes them one by one."""
         return Plan.of(
             budget, rows, self.model.canvas,
             more=self.model.answer_room if drafter.proposes else 0,
-            fixed=drafter.forwards_before + writing.forwards(self.model.max_answer),
+            answer=writing.forwards(self.model.max_answer),
+            besides=self._besides(drafter, writing),
             per_step=drafter.forwards_per_step,
             least=self._least(drafter),
             counts="steps" if drafter.steps_matter or not drafter.learns else "tokens",
@@ -129,7 +141,7 @@ class Answering:
             len(request.prompts) * drafts,
             request.prompts.tokens.shape[1],
             type(drafter),
-            drafter.forwards_before,
+            drafter.forwards_besides,
             drafter.forwards_per_step,
             writing.how,
             self.model.max_answer,
@@ -177,15 +189,18 @@ class Answering:
                 self.networks.decoder, *self._prefix(prompts, drafted, spent), drafted, self.model.max_answer,
                 special=reader.special, noise=noise, spent=spent, agree=request.agree,
             )  # fmt: skip
-        holes = (drafted.sketch == special.mask).any(-1) | (written.tokens == reader.special.mask).any(-1)
+        holes = (written.tokens == reader.special.mask).any(-1)
+        if not drafter.blanks:
+            holes = holes | (drafted.sketch == special.mask).any(-1)
         read = self.model.bridge.segment(drafted.sketch, prompts.keep.sum(-1), special)
         spent.sketch_tokens += read.keep[:, 1:].sum(-1).cpu()
         spent.answer_tokens += written.keep.sum(-1).cpu()
         if isinstance(written, Verified):
             spent.accepted_tokens += written.accepted.cpu()
-        ended = (written.tokens == reader.special.end).any(-1)
-        sketches = ending(special).read(drafted.sketch).tolist()
-        answer_logp, sketch_logp = log_of(written).tolist(), _mean_log(drafted, special)
+        complete = ((written.tokens == reader.special.end).any(-1) & ~holes).tolist()
+        canvases, sketches = drafted.sketch.tolist(), ending(special).read(drafted.sketch).tolist()
+        answers, answer_logp = written.tokens.tolist(), log_of(written).tolist()
+        sketch_logp = _mean_log(drafted, special)
         counted = {f.name: getattr(spent, f.name) for f in fields(spent) if not f.kw_only}
         shares = {
             "draft": (drafted_at - began) / len(prompts),
@@ -194,15 +209,15 @@ class Answering:
         return [
             Reasoned(
                 sketch=self.tokenizer.decode(sketches[row]),
-                answer=reader.decode(written.tokens[row].tolist()),
-                sketch_tokens=drafted.sketch[row].tolist(),
-                answer_tokens=written.tokens[row].tolist(),
+                answer=reader.decode(answers[row]),
+                sketch_tokens=canvases[row],
+                answer_tokens=answers[row],
                 allowed={"steps": plan.steps[row], "tokens": plan.tokens[row], "max_answer": self.model.max_answer},
                 spent={name: float(counts[row]) for name, counts in counted.items()},
                 timing=shares,
-                complete=bool(ended[row] & ~holes[row]),
+                complete=complete[row],
                 answer_logp=answer_logp[row],
-                sketch_logp=None if sketch_logp is None else float(sketch_logp[row]),
+                sketch_logp=sketch_logp[row],
                 answer_by=writing.how,
             )
             for row in range(len(prompts))
@@ -247,10 +262,10 @@ class Answering:
         return (read if memory is not None else [prompt_segment(prompts.as_read), *read]), memory
 
 
-def _mean_log(drafted: Drafted, special: Special) -> Float[Tensor, "b"] | None:
+def _mean_log(drafted: Drafted, special: Special) -> list[float] | list[None]:
     """Mean log-probability of the tokens drawn, up to the end; what followed from others counts for nothing."""
     if drafted.confidence is None:
-        return None
+        return [None] * len(drafted.sketch)
     drawn = (drafted.confidence > 0) & ~ending(special).is_over(drafted.sketch)
     logs = torch.where(drawn, drafted.confidence.clamp(min=1e-30), 1.0).log()
-    return logs.sum(-1) / drawn.sum(-1).clamp(min=1)
+    return (logs.sum(-1) / drawn.sum(-1).clamp(min=1)).tolist()

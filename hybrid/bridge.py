@@ -103,7 +103,5 @@ class Projection(nn.Module):
         row = [canvas] if memory is not None else [prompt_segment(prompts), canvas]
         with torch.set_grad_enabled(self.config.gradient and torch.is_grad_enabled()):
             states = network(row, None if memory is None else memory.read_only())["canvas"]
-        vectors = self.project(self.norm(states))
-        if self.config.text:
-            vectors = vectors + networks.decoder.embed(sketch.tokens)
-        return replace(sketch, vectors=vectors)
+        vectors = self.project(self.norm(states.to(self.norm.weight.dtype))).to(states.dtype)
+        return replace(sketch, **{"added" if self.config.text else "vectors": vectors})

@@ -173,7 +173,7 @@ def _evaluate(options: Any) -> int | None:
     from hybrid import report
     from hybrid.build import plain
     from hybrid.evaluate import evaluate, ways
-    from hybrid.experiment import check_run, load_reasoner, positions_in_all
+    from hybrid.experiment import check_evaluated, check_run, load_reasoner, positions_in_all, read_experiment
     from hybrid.shard import joined, own_device
 
     check_run(options.run)
@@ -185,6 +185,7 @@ def _evaluate(options: Any) -> int | None:
         if (v := getattr(options, k)) is not None
     ]
     experiment = cli_tools.read(options, extra)
+    check_evaluated(experiment, read_experiment(options.run))
     reasoner, trained = load_reasoner(options.run, experiment)
     examples = experiment.examples(experiment.evaluate.split)
     ways(reasoner, experiment.evaluate)  # refuses what makes no sense before any process is started, as the next line

@@ -15,6 +15,7 @@ from hybrid.diffusion.draft import check_steps
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Policy
 from hybrid.drafters import Drafter
+from hybrid.drafters.canvas import ending
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted as OneStep
 from hybrid.feed import Feed, Gold, Nothing, Partial
@@ -64,6 +65,9 @@ class Evaluate:
             raise ValueError(f"batch={self.batch}: must be 1 or more")
         if self.examples is not None and self.examples < 1:
             raise ValueError(f"examples={self.examples}: must be 1 or more, or null for all")
+        for name in ("steps", "policies", "answers", "verify"):
+            if getattr(self, name) == ():
+                raise ValueError(f"{name}=[]: name one or more, or null for the default")
         for steps in self.steps or ():
             Budget(steps)  # refuses what no budget can be
 
@@ -124,7 +128,8 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
                 listed.append(Way(method, own, Budget(steps), told, settings.drafts, how))
     if model.method != "hybrid":  # what is told of another bridge's controls is not told of the hybrid's
         pairing["setting"] = f"{model.method} bridge"
-    return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in settings.controls]
+    controls = dict.fromkeys(settings.controls)
+    return listed + [Way(name, look_up(Drafter, name)(), Budget(), pairing) for name in controls]
 
 
 def _budgets(settings: Evaluate, drafter: Drafter, canvas: int) -> list[int]:
@@ -181,7 +186,9 @@ def evaluate(
                     ]
                     tally.add_drafts(right, answers)
                 spent = spent_of(results)
-                tally.add(scores, spent, spent.sketch_tokens, (batch.sketch != reasoner.special.pad).sum(-1))
+                sketches = ending(reasoner.special).read(torch.tensor([r.sketch_tokens for r in results]))
+                lengths = ((canvas.cpu() != reasoner.special.pad).sum(-1) for canvas in (sketches, batch.sketch))
+                tally.add(scores, spent, *lengths)
                 bar.update(min(len(part) * shard.world, len(listed) * len(chosen) - bar.n))
             tally = Tally.from_vector(shard.sum(tally.vector()))
             rows.append(

@@ -155,6 +155,27 @@ def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     return build(Experiment, load(file, overrides))
 
 
+def check_evaluated(experiment: Experiment, trained: Experiment) -> None:
+    """Refuse overrides of an evaluation under which its rows would tell of something else than what is measured.
+
+    Raises:
+        ConfigError: naming the key, and what does it instead.
+    """
+    if experiment.model.method != trained.model.method:
+        raise ConfigError(
+            f"model: these weights are those of {trained.model.method}, and their rows would be called "
+            f"{experiment.model.method}; answers without a sketch are --steps 0, and over blanks --controls pause"
+        )
+    if experiment.tokenizer != trained.tokenizer:
+        raise ConfigError("tokenizer: a run is evaluated with its own")
+    policies = experiment.evaluate.policies
+    own, other = (getattr(one.model.drafter, "policy", None) for one in (trained, experiment))
+    if policies is not None and own != other and other not in policies:
+        raise ConfigError(
+            "model.drafter.policy: evaluate.policies says which are measured, and has not this one; give --policies"
+        )
+
+
 def save_run(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
     """Start a run folder: the resolved config, the tokenizer, and architectures that only checkpoints tell."""
     write_atomically(folder / TOKENIZER, tokenizer.to_json().encode())

@@ -163,6 +163,8 @@ def run_tasks(
     Raises:
         ValueError: a task that is not known, or data that cannot be had.
     """
+    if include is not None and not Path(include).is_dir():
+        raise ValueError(f"include={include}: no such folder")
     manager = TaskManager(include_path=None if include is None else str(include), include_defaults=include is None)
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
         raise ValueError(f"task {unknown[0]!r} is not known; {'in ' + str(include) if include else 'name its folder'}: "

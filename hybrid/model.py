@@ -9,7 +9,7 @@ from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.controls import NoSketch
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.drafters.internalised import Internalised
-from hybrid.feed import Feed, Gold, Mixture
+from hybrid.feed import Feed, Gold, Mixture, Nothing
 from hybrid.kinds import kind_of
 from hybrid.nets.backbone import Backbone, Qwen3
 
@@ -48,6 +48,8 @@ class Model:
             raise ValueError("an autoregressive drafter that shares its trunk trains on the gold sketch: feed: gold")
         if isinstance(self.bridge, Latent) and isinstance(self.drafter, Autoregressive):
             raise ValueError("bridge: latent reads a canvas that was denoised; an autoregressive drafter takes tokens")
+        if isinstance(self.bridge, Latent) and isinstance(self.feed, Nothing) and self.drafter.learns:
+            raise ValueError("bridge: latent with feed: none: no sketch, so that nothing would train the bridge")
         self.check_verify(self.drafter)
         if self.answer_room and not self.drafter.proposes:
             name = type(self.drafter).__name__

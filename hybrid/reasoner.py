@@ -205,6 +205,10 @@ class Reasoner(nn.Module):
             ValueError: an empty batch or prompt, unknown characters, a budget the policy cannot use, an answer that is
             to come from a canvas without one.
         """
+        if not isinstance(budget, Budget | None):
+            raise ValueError(f"budget={budget!r}: must be a Budget, such as Budget(steps=4)")
+        if not isinstance(drafter, Drafter | None):
+            raise ValueError(f"drafter={drafter!r}: must be a Drafter, such as Diffusion(policy=Confidence())")
         if not isinstance(prompts, Prompts):
             prompts = collate_prompts(prompts, self.tokenizer)
         answering = self.answering

@@ -17,6 +17,7 @@ from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.policy import Policy
 from hybrid.drafters import Drafter
 from hybrid.drafters.diffusion import Diffusion
+from hybrid.kinds import look_up
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Reasoned
 from hybrid.shard import ALONE, Shard, batches
@@ -81,6 +82,8 @@ def chosen(
     changes: dict[str, Any] = {}
     if policy or threshold is not None:
         section = dict(policy) if isinstance(policy, Mapping) else {"kind": policy or "threshold"}
+        if threshold is not None and not hasattr(look_up(Policy, kind := str(section.get("kind"))), "threshold"):
+            raise ValueError(f"threshold={threshold}: policy {kind} has none; take policy threshold")
         changes["policy"] = build(Policy, section | ({} if threshold is None else {"threshold": threshold}), "policy")
     if temperature is not None:
         changes["temperature"] = temperature

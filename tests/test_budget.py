@@ -6,6 +6,7 @@ import pytest
 import torch
 from toy import tiny_batch, tiny_reasoner
 
+from hybrid.bridge import Latent
 from hybrid.choose import chosen
 from hybrid.diffusion.budget import Budget, Plan
 from hybrid.diffusion.deadline import Deadline
@@ -15,6 +16,7 @@ from hybrid.drafters.diffusion import Diffusion
 from hybrid.evaluate import Evaluate, evaluate
 from hybrid.feed import Gold
 from hybrid.metrics import Tally
+from hybrid.nets.network import Network
 from hybrid.pace import Trial, calibrate
 from hybrid.records import Example, Special
 from hybrid.tasks import Chain, collate
@@ -47,21 +49,22 @@ DRAWN = Diffusion(policy=Random(), temperature=1.0)
     ],
 )
 def test_all_limits_hold_together(budget, steps, tokens):
-    plan = Plan.of(budget, 2, 24, fixed=10)
+    plan = Plan.of(budget, 2, 24, answer=10)
     assert plan == Plan((steps, steps), (tokens, tokens))
 
 
 def test_limits_per_row_and_forwards_that_buy_two_a_step_or_tokens():
-    plan = Plan.of(Budget(steps=(4, 0, 9), forwards=(12, 12, 30)), 3, 24, fixed=10, per_step=2)
+    plan = Plan.of(Budget(steps=(4, 0, 9), forwards=(12, 12, 30)), 3, 24, answer=10, per_step=2)
     assert plan.steps == (1, 0, 9)
-    assert Plan.of(Budget(forwards=14), 1, 24, fixed=10, counts="tokens") == Plan((4,), (4,))
-    assert Plan.of(Budget(forwards=12), 1, 24, fixed=10, least=3).steps == (0,)  # too few to draft at all
+    assert Plan.of(Budget(forwards=14), 1, 24, answer=10, counts="tokens") == Plan((4,), (4,))
+    assert Plan.of(Budget(forwards=12), 1, 24, answer=10, least=3).steps == (0,)  # too few to draft at all
+    assert [Plan.of(Budget(forwards=n), 1, 24, answer=10, besides=8).steps for n in (10, 18, 19)] == [(0,), (0,), (1,)]
     assert [Plan.of(Budget(effort=e), 1, 25).steps for e in ("low", "medium")] == [(4,), (9,)]  # shares rounded up
     assert Plan.of(Budget(effort="medium"), 1, 20, more=4) == Plan((8,), (20,))  # of the whole canvas, answer and all
     with pytest.raises(ValueError, match="tokens for 2 rows"):
         Plan.of(Budget(tokens=(1, 2)), 3, 24)
-    with pytest.raises(ValueError, match="forwards=9: prompt and answer alone may take 10"):
-        Plan.of(Budget(forwards=9), 1, 24, fixed=10)
+    with pytest.raises(ValueError, match="forwards=9: the answer alone may take 10"):
+        Plan.of(Budget(forwards=9), 1, 24, answer=10)
 
 
 @pytest.mark.parametrize("limits", [{"ms": 0}, {"ms": -1.0}, {"tokens": -1}, {"forwards": 1.5}, {"effort": "huge"}])
@@ -98,6 +101,27 @@ def test_forwards_in_all_are_never_exceeded(forwards):
         ):
             assert result.spent["denoiser_forwards"] + result.spent["decoder_forwards"] <= forwards
             assert result.allowed["forwards"] == forwards and result.answer_tokens
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_forwards_pay_for_a_bridge_of_hidden_states(text):
+    reasoner = tiny_reasoner(bridge=Latent(text=text))
+    for forwards in (4, 5, 6, 9):  # 4 for the answer, 1 for the states
+        for result in reasoner.reason(tiny_batch(5).prompts, Budget(forwards=forwards)):
+            assert result.spent["denoiser_forwards"] + result.spent["decoder_forwards"] <= forwards
+            assert result.allowed["steps"] == max(0, forwards - 5)
+
+
+@pytest.mark.parametrize("limit", ["forwards", "tokens"])
+def test_limits_of_each_row_cost_an_autoregressive_drafter_what_they_cost_alone(limit):
+    reasoner, prompts = tiny_reasoner(drafter=Autoregressive(), feed=Gold()), ["1+2=", "12+3=", "123+45=", "5+5="]
+    limits = (5, 10, 7, 10) if limit == "forwards" else (1, 6, 3, 6)
+    together = reasoner.reason(prompts, Budget(**{limit: limits}))
+    for prompt, n, result in zip(prompts, limits, together, strict=True):
+        (alone,) = reasoner.reason([prompt], Budget(**{limit: n}))
+        assert (alone.sketch, alone.answer) == (result.sketch, result.answer)
+        for name in ("denoiser_forwards", "decoder_forwards", "sketch_tokens"):
+            assert alone.spent[name] == result.spent[name], name
 
 
 def test_forwards_buy_an_autoregressive_drafter_tokens():
@@ -160,6 +184,26 @@ def test_a_deadline_is_kept_and_the_answer_is_always_there(pairing, ms):
             assert 1 <= steps < CANVAS
         for n in _networks(reasoner):
             del n.model.base_model.forward
+
+
+@pytest.mark.parametrize("ms", [150, 200, 250, 300])
+def test_a_deadline_keeps_the_time_of_verifying(ms, monkeypatch):
+    """Calls take 10 ms, and over a canvas 20, which the calibration did not see: one call over, and no more."""
+    now, late, inner = 0.0, 0.0, Network.forward
+
+    def forward(self, segments, memory=None):
+        nonlocal now
+        now += 0.01 + late * any(s.name == "canvas" for s in segments)
+        return inner(self, segments, memory)
+
+    monkeypatch.setattr(Network, "forward", forward)
+    verifies, prompts = replace(DRAWN, next_token=1.0, verify=8), tiny_batch(5, 16).prompts
+    for seed in range(3):
+        reasoner, late = tiny_reasoner(seed, canvas=16, drafter=verifies), 0.0
+        reasoner.reason(prompts, Budget(ms=10000), clock=lambda: now)  # times the machine
+        late, began = 0.01, now
+        reasoner.reason(prompts, Budget(ms=ms), clock=lambda: now)
+        assert 1e3 * (now - began) <= ms + 20 + 1e-6
 
 
 def test_seconds_are_the_call_s_by_its_rows():
@@ -248,6 +292,13 @@ def test_an_evaluation_of_several_drafts_says_how_many_were_right():
     assert (row.drafts, row.answer_is) == (4, "vote")
     assert (row.pass_at_k, row.distinct) == pytest.approx((passed / 3, distinct / 3))
     assert row.denoiser_forwards > bare.denoiser_forwards
+    assert row.drafted_length <= CANVAS < row.sketch_tokens  # of the sketch that was chosen; of all four
+
+
+def test_answers_that_are_drawn_are_as_many_without_a_sketch():
+    reasoner = tiny_reasoner(drafter=replace(DRAWN, temperature=1.0))
+    results = reasoner.reason(tiny_batch(3).prompts, Budget((0, 2, 0)), drafts=3, answer_temperature=1.0)
+    assert [len(r.drafts) for r in results] == [3, 3, 3]
 
 
 def test_right_drafts_are_counted_once_however_often_they_come():

@@ -131,6 +131,14 @@ def test_given_sketches_are_the_right_ones():
     assert torch.equal(pause[batch.sketch < 5], batch.sketch[batch.sketch < 5])
 
 
+def test_an_answer_over_blanks_is_complete_when_it_has_ended():
+    """They are no holes that a draft left."""
+    reasoner, batch = tiny_reasoner(), tiny_batch(ROWS)
+    results = reasoner.reason(batch.prompts, Budget(1), drafter=DRAFTERS["pause"], gold=batch.sketch)
+    assert any(SPECIAL.mask in r.sketch_tokens for r in results)
+    assert [r.complete for r in results] == [SPECIAL.end in r.answer_tokens for r in results]
+
+
 @pytest.mark.parametrize("name", ["gold", "shuffled", "pause"])
 def test_controls_that_need_other_sketches_say_so(name):
     with pytest.raises(ValueError, match=f"'{name}' needs"):

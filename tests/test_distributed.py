@@ -27,6 +27,8 @@ COMMON = ("train.steps=6", "train.batch_size=8", "train.validate_every=3", "trai
 # compared are losses of a few nats in single precision.
 TOLERANCE = 5e-6
 MUON = ("train.optimiser=muon",)
+# Rows end in different blocks, so that their drafts take different numbers of steps; the bridge has weights of its own.
+PARTS = ("model.drafter.attention_block=2", "model.drafter.self_condition=0.5", "model.bridge=latent")
 TOLERANCE_OF_MUON = 1e-3  # which orthogonalises in bf16
 
 
@@ -56,6 +58,7 @@ def home(tmp_path_factory):
     assert main(["train", str(config), f"run={folder / '1x1'}", *COMMON]) == 0
     assert main(["train", str(config), f"run={folder / '1x2'}", *COMMON, *split(1, 2)]) == 0
     assert main(["train", str(config), f"run={folder / '1x1-muon'}", *COMMON, *MUON]) == 0
+    assert main(["train", str(config), f"run={folder / '1x1-parts'}", *COMMON, *PARTS]) == 0
     return folder
 
 
@@ -72,6 +75,8 @@ def lines(home):
         ["sample", run, "--file", home / "prompts.txt", "--batch", "4", "--temperature", "1", "--json", "--out",
          home / "sample-2.jsonl"],
         ["train", config, f"run={home / 'fsdp2-muon'}", *COMMON, *split(2, 1, "fsdp2"), *MUON],
+        ["train", config, f"run={home / 'fsdp2-parts'}", *COMMON, *split(2, 1, "fsdp2"), *PARTS],
+        ["train", config, f"run={home / '2x1-parts'}", *COMMON, *split(2), *PARTS],
     ]  # fmt: skip
 
 
@@ -93,6 +98,8 @@ def test_two_ranks_give_the_numbers_of_one(two):
 def test_a_sharded_network_gives_the_numbers_of_one(two):
     """FSDP2, with activations recomputed: the curve, the weights, and what the weights answer in validation."""
     assert_close(state_of(two / "fsdp2-muon"), state_of(two / "1x1-muon"), TOLERANCE_OF_MUON)
+    for name in ("fsdp2-parts", "2x1-parts"):
+        assert_close(state_of(two / name), state_of(two / "1x1-parts"))
     one, sharded = state_of(two / "1x1"), state_of(two / "fsdp2")
     assert_close(sharded, one)
     tensors = [s["state_dict"] for s in (one, sharded)]

@@ -299,3 +299,10 @@ def test_the_canvas_teaches_how_the_prompt_is_encoded(family):
     reached = vectors.grad.abs().amax(-1) > 0
     assert torch.equal(reached, prompt.keep)
     net.zero_grad()
+
+
+def test_what_no_text_goes_through_does_not_train():
+    """Ranks wait for the gradient of everything that does."""
+    model = network("diffusion_gemma").model
+    still = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad}
+    assert still == {"vision_tower", "embed_vision"}

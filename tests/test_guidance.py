@@ -6,7 +6,18 @@ from toy import Joint, Noisy, RandomDenoiser, chi_squared_p, tiny_batch, tiny_re
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from hybrid.diffusion.budget import Budget
-from hybrid.diffusion.guidance import Banned, Counted, Ended, Ending, FromLeaveOneOut, Guided, Predict, pack, spread
+from hybrid.diffusion.guidance import (
+    Banned,
+    Counted,
+    Ended,
+    Ending,
+    FromLeaveOneOut,
+    Guided,
+    Predict,
+    _among,
+    pack,
+    spread,
+)
 from hybrid.diffusion.remask import Remask
 from hybrid.diffusion.sampling import Sampling
 from hybrid.diffusion.schedule import Linear
@@ -97,6 +108,14 @@ def test_no_rows_are_predicted_alone_and_among_ranks(monkeypatch):
 
 
 # ---- guidance
+
+
+def test_a_call_in_inference_mode_leaves_nothing_that_training_cannot_use():
+    reasoner, batch = tiny_reasoner(), tiny_batch(5)
+    _among.cache_clear()
+    with torch.inference_mode():
+        reasoner.reason(batch.prompts, Budget(3))
+    reasoner.loss(reasoner.losses(batch)).backward()
 
 
 def test_guidance_is_written_out():

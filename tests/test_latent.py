@@ -82,10 +82,10 @@ def test_training_and_answering_read_the_same_states():
 
 
 def test_without_a_sketch_there_is_no_state():
-    reasoner = latent(feed=Nothing())
+    reasoner = latent()
     (result,) = reasoner.reason(["1+2="], Budget(0))
     assert result.spent["denoiser_forwards"] == 0
-    assert torch.isfinite(reasoner.losses(tiny_batch(2)).answer).all()
+    assert torch.isfinite(reasoner.losses(tiny_batch(2), feed=Nothing()).answer).all()
 
 
 def test_it_has_its_own_name_in_tables_and_can_be_frozen():
@@ -99,3 +99,12 @@ def test_it_has_its_own_name_in_tables_and_can_be_frozen():
     assert titles == ["latent", "latent, gradient", "latent and text", "latent and text, gradient"]
     with pytest.raises(ValueError, match="bridge: latent reads a canvas"):
         Model(drafter=Autoregressive(), pairing="separate", bridge=Latent(), feed=Gold())
+    with pytest.raises(ValueError, match="bridge: latent with feed: none"):
+        Model(bridge=Latent(), feed=Nothing())
+
+
+def test_networks_in_half_precision_answer_over_states_too():
+    """Their bridge is in single precision, and nobody casts outside training."""
+    reasoner = tiny_reasoner(bridge=Latent())
+    reasoner.networks.to(torch.bfloat16)
+    assert all(r.answer_tokens for r in reasoner.reason(tiny_batch(3).prompts, Budget(3)))

@@ -14,13 +14,14 @@ from hybrid.diffusion.corruption import Uniform
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Confidence, Threshold
 from hybrid.diffusion.remask import Remask
+from hybrid.drafters import Request
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.drafters.self_condition import mean_embedding
 from hybrid.feed import Gold
 from hybrid.nets.network import Network
 from hybrid.nets.pretrained import Pretrained
 from hybrid.reasoner import Model
-from hybrid.records import Special
+from hybrid.records import Special, Spent
 
 ROWS, CANVAS, MASK = 5, 6, Special().mask
 ALWAYS = Diffusion(self_condition=1.0)
@@ -36,6 +37,11 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: ",".join(ki
 
 def embedded(network, tokens):
     return network.model.get_input_embeddings()(tokens)
+
+
+def read_as(network, segment):
+    """The vectors of a segment's first layer."""
+    return network._read([segment])["inputs_embeds"]
 
 
 def seen_by(network, monkeypatch):
@@ -66,7 +72,7 @@ def test_training_reads_at_masks_what_a_first_forward_over_the_same_canvas_says(
     assert len(canvases) == drafter.copies and "clean" not in alone and "answer" not in alone
     hidden = network(first)
     for segment in canvases:
-        assert alone[segment.name].vectors is None and torch.equal(alone[segment.name].tokens, segment.tokens)
+        assert alone[segment.name].added is None and torch.equal(alone[segment.name].tokens, segment.tokens)
         where = torch.zeros(ROWS, CANVAS, dtype=torch.bool)
         slot = segment.positions - batch.prompts.keep.sum(-1, keepdim=True)  # of token i: i + 1
         masked = ((segment.tokens == MASK) & segment.keep).nonzero()
@@ -80,7 +86,7 @@ def test_training_reads_at_masks_what_a_first_forward_over_the_same_canvas_says(
             law = logits[row, slot[row, column] - 1].softmax(-1)
             expected[row, column] += sum(p * vector for p, vector in zip(law, table, strict=True))
         kept = segment.keep
-        torch.testing.assert_close(segment.vectors[kept], expected[kept], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(read_as(network, segment)[kept], expected[kept], atol=1e-5, rtol=1e-4)
 
 
 def test_the_first_forward_has_no_gradient_and_its_positions_are_counted(monkeypatch):
@@ -130,9 +136,12 @@ def test_validation_reads_as_a_draft_does_after_its_first_step():
     assert Diffusion().honest().self_condition == 0.0
 
 
-@pytest.mark.parametrize("kind", [{}, {"shift": False}, {"attention_block": 3}, {"guidance": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "kind", [{}, {"shift": False}, {"attention_block": 3}, {"guidance": 1.0}, {"decode_window": 2}], ids=str
+)
 def test_a_draft_carries_what_its_last_step_predicted(kind, monkeypatch):
-    """By hand, step by step: at masks that the step before was asked about, its mean embedding; elsewhere tokens."""
+    """By hand, step by step: at all masks of the block, in the decode window or not, the mean embedding that the step
+    before predicted; elsewhere tokens."""
     reasoner, prompts = tiny_reasoner(), tiny_batch(1).prompts
     network = reasoner.networks.drafter
     drafter = dataclasses.replace(ALWAYS, policy=Confidence(), **kind)
@@ -150,14 +159,37 @@ def test_a_draft_carries_what_its_last_step_predicted(kind, monkeypatch):
     views = [next(s for s in segments if s.name == "canvas") for segments in seen if segments[-1].name == "canvas"]
     assert len(views) == len(read) > 2 * stride
     start = prompts.keep.sum(-1, keepdim=True)
-    assert all(view.vectors is None for view in views[:stride])
+    assert all(view.added is None for view in views[:stride])
     for i in range(stride, len(views)):
         view, (where, logits) = views[i], read[i - stride]
         hints = torch.zeros(1, CANVAS + 1, network.config.hidden_size)
         hints[:, 1:][where] = mean_embedding(network, logits)
         slot = (view.positions - start)[..., None].expand(-1, -1, hints.shape[-1])
         own = hints.gather(1, slot) * (view.tokens == MASK)[..., None]
-        torch.testing.assert_close(view.vectors, embedded(network, view.tokens) + own)
+        assert "attention_block" in kind or own[view.tokens == MASK].abs().sum(-1).gt(0).all()
+        torch.testing.assert_close(read_as(network, view), embedded(network, view.tokens) + own)
+
+
+def test_what_is_returned_to_noise_carries_what_was_predicted_before_it_was_committed(monkeypatch):
+    """Three forwards over one canvas: all masks, then none of the first three asked or masked, then masked again."""
+    reasoner, prompts = tiny_reasoner(), tiny_batch(2).prompts
+    network, special = reasoner.networks.drafter, Special()
+    denoise, _ = ALWAYS.bind(network, Request(prompts, CANVAS, special), Spent.nothing(2))
+    z, t = torch.full((2, CANVAS), MASK), torch.ones(2)
+    denoise.logits(z, t, z == MASK)
+    committed = z.clone()
+    committed[:, :3] = special.end + 5
+    denoise.logits(committed, t, committed == MASK)
+    seen = seen_by(network, monkeypatch)
+    denoise.logits(z, t, z == MASK)
+    (view,) = [s for s in seen[0] if s.name == "canvas"]
+    hint = view.added[:, 1:4]
+    assert hint.abs().sum(-1).gt(0).all()
+    again, _ = ALWAYS.bind(network, Request(prompts, CANVAS, special), Spent.nothing(2))
+    again.logits(z, t, z == MASK)
+    again.logits(z, t, z == MASK)
+    (alike,) = [s for s in seen[2] if s.name == "canvas"]
+    torch.testing.assert_close(hint, alike.added[:, 1:4])
 
 
 def test_mean_embeddings_are_what_the_prediction_expects():

@@ -19,6 +19,7 @@ from hybrid.sizes import sizes_table
 from hybrid.tasks import Character
 from hybrid.tasks.procedural import Made
 from hybrid.tasks.task import example
+from hybrid.train.checkpoints import Saver
 from hybrid.train.data import Stream
 from hybrid.train.module import HybridReasoner
 from hybrid.train.optimiser import networks, optimiser_of, rate
@@ -322,6 +323,20 @@ def test_training_begins_with_the_weights_of_another_run(home, tmp_path, capsys)
     assert "another tokenizer" in refused(capsys, *line, *run, "tokenizer.characters='0123456789+=\\n!'")
     assert "has other shapes of" in refused(capsys, *line, *run, "model.backbone.width=32")
     assert not (tmp_path / "other").exists() or not list((tmp_path / "other").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("examples", [0, 2])
+def test_checkpoints_are_written_where_nothing_is_validated_too(home, tmp_path, monkeypatch, examples):
+    saved = []
+    monkeypatch.setattr(Saver, "save", lambda self, trainer: saved.append(trainer.global_step))
+    line = [
+        "train.steps=5",
+        "train.validate_every=2",
+        "train.checkpoint_every=2",
+        f"train.validate_examples={examples}",
+    ]
+    assert main(["train", str(home / "config.yaml"), f"run={tmp_path / 'run'}", *line, "--no-progress"]) == 0
+    assert saved == [2, 4, 5]
 
 
 @pytest.mark.parametrize("kind", ["gold", "shuffled", "pause"])

@@ -16,9 +16,10 @@ from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Ancestral, Confidence, FirstHitting, Policy
 from hybrid.diffusion.remask import PredictorCorrector, Remask
 from hybrid.diffusion.schedule import Linear, NoiseSchedule
+from hybrid.drafters import Request
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.kinds import look_up, names
-from hybrid.records import Spent
+from hybrid.records import Special, Spent
 
 SCHEDULES = [look_up(NoiseSchedule, name)() for name in names(NoiseSchedule)]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
@@ -70,6 +71,18 @@ def test_a_token_survives_or_is_redrawn_itself_among_them(alpha):
     z = UNIFORM.corrupt(torch.ones(1, n, dtype=torch.long), torch.tensor([alpha]).double(), u, Alphabet(3, 4))
     expected = torch.tensor([0, alpha, 0]) + (1 - alpha) / 3
     assert torch.allclose(torch.bincount(z[0], minlength=3) / n, expected, atol=2 / n)
+
+
+def test_a_first_step_renoises_by_draws_of_its_own():
+    """What is drawn again is the old token by chance alone, among ten or more."""
+    drafter = Diffusion(corruption=UNIFORM, times="continuous", policy=Ancestral())
+    reasoner, prompts = tiny_reasoner(canvas=40, drafter=drafter), tiny_batch(5, 40).prompts
+    request, noise, spent = Request(prompts, 40, Special()), Noise(0, prompts.keys), Spent.nothing(5)
+    drafting = drafter.draft(reasoner.networks.drafter, request, Budget(8), noise, spent)
+    before, after = islice(drafting, 2)
+    redrawn = after.is_reopened & ~after.is_new
+    assert redrawn.sum() > 50
+    assert (before.z == after.z)[redrawn].double().mean() < 0.3
 
 
 # ---- the bound

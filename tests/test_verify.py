@@ -119,7 +119,7 @@ def test_a_verified_text_is_the_decoded_one_whatever_was_proposed(kind, name, te
         found, spent = written_by(network, prompts, most, proposed, draw=draw)
         assert torch.equal(found.tokens, plain.tokens) and torch.equal(found.keep, plain.keep)
         assert torch.allclose(found.confidence, plain.confidence, atol=1e-5)
-        lengths = proposed_length(proposed, most, end_id=END, banned=SPECIAL.never_written)
+        lengths = proposed_length(proposed[:, :most], end_id=END, banned=SPECIAL.never_written)
         for row in range(12):
             forwards, accepted = replayed(text(plain.tokens[row].tolist()), proposed[row, : lengths[row]].tolist())
             assert spent.decoder_forwards[row] == forwards <= cost.decoder_forwards[row]
@@ -148,7 +148,7 @@ def test_a_row_alone_is_verified_as_in_the_batch(kind):
 
 def test_what_is_proposed_ends_with_its_end_token_or_before_a_hole():
     given = torch.tensor([[7, END, 7, 7], [7, MASK, 7, END], [PAD, 7, 7, 7], [7, 8, 9, 6], [END, END, 7, MASK]])
-    found = proposed_length(given, 3, end_id=END, banned=SPECIAL.never_written)
+    found = proposed_length(given[:, :3], end_id=END, banned=SPECIAL.never_written)
     assert found.tolist() == [2, 1, 0, 3, 1]
 
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, SupportsIndex, get_args
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-PerRow = int | tuple[int, ...] | None
+PerRow = int | Sequence[int] | None
 Effort = Literal["none", "low", "medium", "high"]
 # Steps of an effort, as a share of the canvas.
 SHARES: dict[str, float] = {"none": 0.0, "low": 1 / 8, "medium": 1 / 3, "high": 1.0}
@@ -42,12 +43,18 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("steps", "tokens", "forwards"):
             given = getattr(self, name)
-            for limit in given if isinstance(given, tuple) else (0 if given is None else given,):
-                if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            each = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+            for limit in () if given is None else each:
+                if isinstance(limit, bool) or not isinstance(limit, SupportsIndex) or operator.index(limit) < 0:
                     what = "no answer" if name == "forwards" else "no sketch"
-                    raise ValueError(f"{name}={limit!r}: must be a whole number, 0 ({what}) or more")
-        if self.ms is not None and not self.ms > 0:
-            raise ValueError(f"ms={self.ms!r}: must be above 0 milliseconds")
+                    raise ValueError(
+                        f"{name}={limit!r}: must be a whole number, 0 ({what}) or more, or one for each row"
+                    )
+            if given is not None:
+                counts = tuple(operator.index(limit) for limit in each)
+                object.__setattr__(self, name, counts if isinstance(given, Sequence) else counts[0])
+        if self.ms is not None and not (isinstance(self.ms, int | float) and self.ms > 0):
+            raise ValueError(f"ms={self.ms!r}: must be a number above 0, milliseconds of the whole call")
         if self.effort is not None and self.effort not in SHARES:
             raise ValueError(f"effort={self.effort!r}: must be one of {', '.join(get_args(Effort))}")
 
@@ -78,17 +85,17 @@ class Plan:
 
     @classmethod
     def of(
-        cls, budget: Budget, rows: int, canvas: int, *, more: int = 0,
-        fixed: int = 0, per_step: int = 1, least: int = 1, counts: Literal["steps", "tokens"] = "steps",
+        cls, budget: Budget, rows: int, canvas: int, *, more: int = 0, answer: int = 0, besides: int = 0,
+        per_step: int = 1, least: int = 1, counts: Literal["steps", "tokens"] = "steps",
     ) -> "Plan":  # fmt: skip
         """The plan for `rows` rows on a canvas with `canvas` positions for the sketch, and `more` for the answer.
 
-        fixed: forwards that a call may take besides those of its steps, the answer's at most. per_step: forwards of
-        one step, or of one token where that is what forwards buy. least: steps below which the drafter cannot draft;
-        where forwards leave fewer, there is no sketch.
+        answer: forwards that the answer may take. besides: those that a sketch takes besides its steps'. per_step:
+        forwards of one step, or of one token where that is what forwards buy. least: steps below which the drafter
+        cannot draft; where forwards leave fewer, there is no sketch.
 
         Raises:
-            ValueError: limits for another number of rows, or fewer forwards than prompt and answer may take.
+            ValueError: limits for another number of rows, or fewer forwards than the answer may take.
         """
         whole = canvas + more
         share = None if budget.effort is None else math.ceil(SHARES[budget.effort] * whole)
@@ -98,9 +105,9 @@ class Plan:
             n = min((limit for limit in (given, share) if limit is not None), default=whole)
             room = canvas if room is None else min(room, canvas)
             if forwards is not None:
-                if forwards < fixed:
-                    raise ValueError(f"forwards={forwards}: prompt and answer alone may take {fixed}, reserved first")
-                left = (forwards - fixed) // per_step
+                if forwards < answer:
+                    raise ValueError(f"forwards={forwards}: the answer alone may take {answer}, reserved first")
+                left = (forwards - answer - besides) // per_step
                 left = left if left >= least else 0
                 n, room = (min(n, left), room) if counts == "steps" else (n, min(room, left))
             # A shortened canvas has no use for more steps than its positions, or for any where it has no sketch.
@@ -117,7 +124,7 @@ class Plan:
 
 
 def _each(name: str, given: PerRow, rows: int) -> list[int | None]:
-    if not isinstance(given, tuple):
+    if given is None or isinstance(given, int):
         return [given] * rows
     if len(given) != rows:
         raise ValueError(f"{name} for {len(given)} rows were given, but the batch has {rows}")

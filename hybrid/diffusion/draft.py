@@ -112,7 +112,7 @@ class _Step:
         z = torch.where(keep, proposal.tokens, rows.z)
         if not self.policy.reopens and self.corruption.marks_noise:
             return z
-        u = rows.noise.uniform(streams.RENOISE, proposal.step, z.shape[1])
+        u = rows.noise.uniform(streams.RENOISE, proposal.step + 1, z.shape[1])  # 0: the canvas at first
         return torch.where(reopened, self.corruption.noise(u, self.alphabet), z)
 
 

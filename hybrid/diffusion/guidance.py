@@ -29,8 +29,9 @@ def spread(values: Shaped[Tensor, "n *d"], where: Bool[Tensor, "b l"], fill: flo
 @lru_cache(maxsize=16)
 def _among(tokens: tuple[int, ...], k: int, device: torch.device) -> Bool[Tensor, "k"]:
     """Which of k tokens are among `tokens`."""
-    is_among = torch.zeros(k, dtype=torch.bool, device=device)
-    is_among[list(tokens)] = True
+    with torch.inference_mode(False):  # what is kept may serve training next
+        is_among = torch.zeros(k, dtype=torch.bool, device=device)
+        is_among[list(tokens)] = True
     return is_among
 
 

@@ -163,7 +163,7 @@ class CanvasDenoiser(Denoiser):
         lacking = self._lacking(block, where)
         prompt, past, view = self._prompt(), self._past(z, block, lacking), self._view(z, block)
         if self.carried is not None:
-            view = self.carried.read(self.network, self.rows, view, self.start, self.canvas.special.mask)
+            view = self.carried.read(self.rows, view, self.start, self.canvas.special.mask)
         q, p, v = (sum(s.tokens.shape[1] for s in part) for part in (prompt, past, view))
         columns = q + (0 if self.memory is None else self.memory.keep.shape[1])
         self._charge(q, lacking * self.canvas.blocks.width, v, columns, p)
@@ -178,10 +178,13 @@ class CanvasDenoiser(Denoiser):
                 self.prefix.parts.append((self.rows, memory.first(q)))
             if (lacking != lacking.max()).any():  # some rows were given more columns than they fill
                 self.memory = self.memory.packed()
-        logits = self.canvas.logits_of_block(self.network, hidden["canvas"], where, block)
-        if self.carried is not None:
-            self.carried.write(self.network, self.rows, len(self.spent.flops), where, logits)
-        return logits
+        if self.carried is None:
+            return self.canvas.logits_of_block(self.network, hidden["canvas"], where, block)
+        is_mask = (z == self.canvas.special.mask) & (self.canvas.blocks.of(z.device) == block[:, None])
+        read = where | is_mask  # beyond a decode window masks are carried too, as in training
+        logits = self.canvas.logits_of_block(self.network, hidden["canvas"], read, block)
+        self.carried.write(self.network, self.rows, len(self.spent.flops), read, is_mask, logits)
+        return logits[where[read]]
 
     def _prompt(self) -> list[Segment]:
         """The prompts, where this forward is to read them; otherwise they are in memory, or absent."""

@@ -4,6 +4,8 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
 
 from hybrid.diffusion import noise as streams
 from hybrid.diffusion.noise import Noise
@@ -33,23 +35,19 @@ def opening(request: Request, memory: Memory | None = None) -> list[Segment]:
     return [marker] if memory is not None else [prompt_segment(request.prompts), marker]
 
 
-def room(request: Request) -> int:
-    """Tokens that the longest sketch may have."""
-    return request.canvas if request.room is None else int(request.room.max())
+def room(request: Request) -> int | Int[Tensor, "b"]:
+    """Tokens that each sketch may have."""
+    return request.canvas if request.room is None else request.room
 
 
 def drafted(network: Network, request: Request, written: Written, is_whole: bool = True) -> Drafted:
-    """A written sketch on its canvas; rows with less room than others wrote on for nothing, and are cut.
+    """A written sketch on its canvas.
 
     is_whole: whether the network has read all of it, so that its memory is that of the sketch.
     """
     missing = request.canvas - written.tokens.shape[1]
     z = F.pad(written.tokens, (0, missing), value=request.special.pad)
     confidence = F.pad(written.confidence, (0, missing))
-    if request.room is not None:
-        beyond = torch.arange(request.canvas, device=z.device) >= request.room[:, None]
-        is_whole = is_whole and not bool((beyond & (z != request.special.pad)).any())
-        z, confidence = torch.where(beyond, request.special.pad, z), torch.where(beyond, 0.0, confidence)
     is_kept = network.can_denoise and is_whole  # a running state is of no use to others
     return Drafted(z, confidence, written.memory if is_kept else None, holds_sketch=is_kept)
 

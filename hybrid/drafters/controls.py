@@ -1,6 +1,7 @@
 """Controls under the drafter's contract: what an experiment needs before it may conclude anything."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -72,6 +73,8 @@ class Pause(Given):
 
     The blank is the mask token, which the decoder knows as a hole from partial sketches.
     """
+
+    blanks: ClassVar[bool] = True
 
     def sketch(self, request: Request) -> Int[Tensor, "b l"]:
         if request.gold is None:

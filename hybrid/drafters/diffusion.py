@@ -16,7 +16,7 @@ from hybrid.diffusion.blocks import Blocks
 from hybrid.diffusion.bound import corrupt_by_counts, cost, masked_cost
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.corruption import Absorbing, Alphabet, Corruption, check_marks
-from hybrid.diffusion.draft import BrokenPrediction, check_policy, draft, unchanged
+from hybrid.diffusion.draft import BrokenPrediction, State, check_policy, draft, unchanged
 from hybrid.diffusion.guidance import Banned, Denoiser, Ended, Guided, Known
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Confidence, LeftToRight, Policy
@@ -63,7 +63,8 @@ class Diffusion(Drafter):
         a row of its own, since within a block the clean text of block diffusion sees what follows.
     self_condition: share of training rows whose masks also carry what a first forward over the same canvas predicted
         there (Analog Bits, arXiv 2208.04202, where it is 0.5); drafts carry what their last step predicted, at no
-        forward more, and the bound that validation tells is that of the second forward. 0: masks are masks.
+        forward more, and the bound that validation tells is that of the second forward. 0: masks are masks. At 1 nobody
+        would learn a draft's first step, which carries nothing.
     verify: forwards that verify the draft at most; a default of a call. The network reads it from left to right and
         keeps what it would have written itself, as it has learnt by next_token (see `causal.verified`).
     """
@@ -115,7 +116,7 @@ class Diffusion(Drafter):
         check_policy(self.policy, self.corruption)
 
     @property
-    def forwards_before(self) -> int:
+    def forwards_besides(self) -> int:
         return self.verify  # the prompt is read in the first step
 
     @property
@@ -216,17 +217,23 @@ class Diffusion(Drafter):
             self, policy=LeftToRight(), decode_window=None, temperature=1.0, top_k=None, top_p=None, stop=None,
             guidance=0.0, verify=0, self_condition=0.0,
         )  # fmt: skip
-        steps, spent = plain.least_steps(request.length), spent or Spent.nothing(len(rows))
-        if len(rows) == 0:  # other ranks draft, and their networks' calls must meet
-            denoise, _ = plain.bind(network, request, spent)
-            for _ in range(steps):
-                denoise(batch.canvas(special.pad)[:0], torch.zeros(0, device=rows.device))
-            return batch.sketch[:0]
+        steps, spent, made = plain.least_steps(request.length), spent or Spent.nothing(len(rows)), 0
+
+        def count(state: State) -> None:
+            nonlocal made
+            made = state.step
+
+        sketch = batch.sketch[rows]
         try:
-            drafted = finish(plain.draft(network, request, Budget(steps), noise, spent))
+            if len(rows):
+                drafted = finish(plain.draft(network, request, Budget(steps), noise, spent), count)
+                sketch = ending(special).read(drafted.sketch)
         except BrokenPrediction:  # the step's own losses say so, with all that it takes to compute them again
-            return torch.full_like(batch.sketch[rows], special.mask)
-        return ending(special).read(drafted.sketch)
+            sketch, made = torch.full_like(sketch, special.mask), made + 1
+        for _ in range(steps - made):  # where rows end early, or there are none: other ranks' calls must meet ours
+            nobody, _ = plain.bind(network, request.select(rows[:0]), spent)
+            nobody(batch.canvas(special.pad)[:0], torch.zeros(0, device=rows.device))
+        return sketch
 
     def bind(self, network: Network, request: Request, spent: Spent) -> tuple[Denoiser, Prefix]:
         """The denoiser over the prompts, ruled and counted; and the prompts, which its first forward will read."""

@@ -97,15 +97,17 @@ class Drafter:
 
     learns: has a network and a training cost. steps_matter: a budget in steps changes what it does.
     proposes: drafts the answer too, and learns to, where it is given room for it.
-    forwards_before, forwards_per_step: network calls that a draft takes besides its steps, and in each of them.
+    blanks: masks in its sketches are meant, and no holes that a draft left.
+    forwards_besides, forwards_per_step: network calls that a draft takes besides its steps, and in each of them.
     """
 
     learns: ClassVar[bool] = False
     steps_matter: ClassVar[bool] = False
     proposes: ClassVar[bool] = False
+    blanks: ClassVar[bool] = False
 
     @property
-    def forwards_before(self) -> int:
+    def forwards_besides(self) -> int:
         return 0
 
     @property

@@ -37,43 +37,47 @@ def mean_embedding(network: Network, logits: Float[Tensor, "n k"]) -> Float[Tens
     return logits.float().softmax(-1).to(table.dtype) @ table
 
 
-def carrying(
-    segment: Segment, network: Network, hints: Float[Tensor, "b l d"], start: Int[Tensor, "b"], mask_id: int
-) -> Segment:
+def carrying(segment: Segment, hints: Float[Tensor, "b l d"], start: Int[Tensor, "b"], mask_id: int) -> Segment:
     """A canvas segment whose masks are read with the hint of their token. Slot i + 1, at position start + i + 1, is
     token i's; what is no mask is read as it is."""
     slot = (segment.positions - start[:, None])[..., None].expand(-1, -1, hints.shape[-1])
     own = F.pad(hints, (0, 0, 1, 0)).gather(1, slot)
     is_mask = (segment.tokens == mask_id)[..., None]
-    return replace(segment, vectors=network.embed(segment.tokens) + torch.where(is_mask, own, 0.0))
+    return replace(segment, added=torch.where(is_mask, own, 0.0))
 
 
 @dataclass
 class Carried:
-    """What one call's denoiser predicted last, for all rows of the batch: mean embeddings, zero where it was not asked.
+    """What one call's denoiser last predicted of each mask, for all rows of the batch: mean embeddings, zero at first.
+    A position that is committed keeps its own, and carries it if it is returned to noise.
 
     Shared by all selections of the denoiser's rows, so that a row finds its own however many are asked with it.
     """
 
     hints: Float[Tensor, "b l d"] | None = None
 
-    def read(
-        self, network: Network, rows: Int[Tensor, "r"], view: list[Segment], start: Int[Tensor, "r"], mask_id: int
-    ) -> list[Segment]:
+    def read(self, rows: Int[Tensor, "r"], view: list[Segment], start: Int[Tensor, "r"], mask_id: int) -> list[Segment]:
         """The view of some rows, with what is carried; nothing is before the first prediction."""
         if self.hints is None:
             return view
         own = self.hints[rows.to(self.hints.device)]
-        return [carrying(segment, network, own, start, mask_id) for segment in view]
+        return [carrying(segment, own, start, mask_id) for segment in view]
 
     def write(
-        self, network: Network, rows: Int[Tensor, "r"], batch: int, where: Bool[Tensor, "r l"], logits: Tensor
+        self,
+        network: Network,
+        rows: Int[Tensor, "r"],
+        batch: int,
+        where: Bool[Tensor, "r l"],
+        is_mask: Bool[Tensor, "r l"],
+        logits: Float[Tensor, "n k"],
     ) -> None:
-        """Keep the predictions at `where`, and forget what was kept of those rows before."""
+        """Keep the predictions, which are those at `where`, of what is a mask."""
         means = mean_embedding(network, logits)
         if self.hints is None:
             self.hints = means.new_zeros(batch, where.shape[1], means.shape[-1])
-        self.hints[rows.to(means.device)] = spread(means, where, 0.0)
+        at = rows.to(means.device)
+        self.hints[at] = torch.where(is_mask[..., None], spread(means, where, 0.0), self.hints[at])
 
 
 def conditioned(
@@ -104,7 +108,7 @@ def conditioned(
         ]
     first = len(segments) - len(masks)
     canvases = [
-        carrying(segment, network, own.new_zeros(len(start), *own.shape[1:]).index_copy(0, rows, own), start, mask_id)
+        carrying(segment, own.new_zeros(len(start), *own.shape[1:]).index_copy(0, rows, own), start, mask_id)
         for segment, own in zip(segments[first:], hints, strict=True)
     ]
     return [*segments[:first], *canvases], len(rows) * sum(s.tokens.shape[1] for s in segments)

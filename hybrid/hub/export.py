@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from hybrid import report
 from hybrid.build import plain
 from hybrid.config import dump
@@ -27,21 +29,21 @@ def export(run: str | Path, out: str | Path, *, adapters: bool = False) -> list[
         raise ValueError(f"{out} is not empty: name a new folder")
     experiment = read_experiment(run)
     reasoner, trained = load_reasoner(run, experiment)
+    lora = _adapted(reasoner) if adapters else {}
     HybridReasoningPipeline.of(reasoner).save_pretrained(out)
-    if adapters:
-        _write_adapters(reasoner, out)
+    for name, model in lora.items():
+        write_adapter(model, out / f"{name}_adapter")
     (out / "README.md").write_text(card(run, experiment, reasoner, trained), encoding="utf-8")
     return sorted(out.iterdir())
 
 
-def _write_adapters(reasoner: Reasoner, out: Path) -> None:
+def _adapted(reasoner: Reasoner) -> dict[str, PreTrainedModel]:
     networks = reasoner.networks
     parts = {"decoder": networks.decoder, "drafter": None if networks.is_shared else networks.drafter}
     found = {n: p.model for n, p in parts.items() if p is not None and getattr(p.model, "peft_config", None)}
     if not found:
         raise ValueError("--adapters: this run trained no low-rank matrices (backbone kind: lora)")
-    for name, model in found.items():
-        write_adapter(model, out / f"{name}_adapter")
+    return found
 
 
 def card(run: Path, experiment: Experiment, reasoner: Reasoner, trained: dict[str, Any]) -> str:

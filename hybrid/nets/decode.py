@@ -47,7 +47,7 @@ def write(
     network: Network,
     prefix: Sequence[Segment],
     memory: Memory | None,
-    max_tokens: int,
+    max_tokens: int | Int[Tensor, "b"],
     *,
     end_id: int,
     pad_id: int,
@@ -57,15 +57,16 @@ def write(
     agree: Callable[[bool], bool] = bool,
     draw: Draw = greedy,
 ) -> Written:
-    """Decoding, by default greedy, of at most `max_tokens` tokens after `prefix`, which ends in a kept token in every
-    row.
+    """Decoding, by default greedy, of at most `max_tokens` tokens, 1 or more, of all rows or of each, after `prefix`,
+    which ends in a kept token in every row.
 
-    The memory given is used up. A row that has written its end token leaves the batch, and is charged nothing more.
+    The memory given is used up. A row that has written its last token leaves the batch, and is charged nothing more.
     agree: whether all ranks are done when this one is; until then it keeps them company.
     """
     device = prefix[-1].tokens.device
     everyone = rows = torch.arange(prefix[-1].tokens.shape[0])  # those that still write, on the host
-    tokens = torch.full((len(rows), max_tokens), pad_id, device=device)
+    most = torch.as_tensor(max_tokens).cpu().expand(len(rows))
+    tokens = torch.full((len(rows), int(most.max())), pad_id, device=device)
     keep, confidence = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape, device=device)
     never = torch.zeros(network.config.vocab_size, device=device)
     never[list(banned)] = -torch.inf
@@ -87,14 +88,14 @@ def write(
         if len(rows):
             tokens[at, count], keep[at, count], confidence[at, count] = token, True, p
         count += 1
-        ends = (token == end_id).cpu() | (count == max_tokens)  # the one wait for the device in a step
+        ends = (token == end_id).cpu() | (count == most[rows])  # the one wait for the device in a step
         if ends.any():
             memory, pen = memory if pen is None else pen.memory(), None
             ended, going = (which.nonzero()[:, 0] for which in (ends, ~ends))
             parts.append((rows[ended], memory if ends.all() else memory.select(ended.to(device))))
             rows, token, memory = rows[going], token[going.to(device)], memory.select(going.to(device))
         if pen is None and network.compiled is not None and draw is greedy and len(rows):
-            pen = Pen(network.compiled, memory, never, max_tokens - count)
+            pen = Pen(network.compiled, memory, never, tokens.shape[1] - count)
         kept = torch.ones_like(token[:, None], dtype=torch.bool)
         segments = [Segment("next", token[:, None], kept, memory.next_position[:, None], is_causal=True)]
     return Written(tokens[:, :count], keep[:, :count], confidence[:, :count], parts)

@@ -23,6 +23,12 @@ class CanvasDecoder(Network):
     can_compile: ClassVar[bool] = False
     reads_vectors: ClassVar[bool] = False
 
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        for name, module in model.named_modules():
+            if name.endswith(("vision_tower", "embed_vision")):  # no text goes through them
+                module.requires_grad_(False)
+
     def _states(self, segments: Sequence[Segment], memory: Memory | None) -> dict[str, Float[Tensor, "b _ d"]]:
         """Hidden states of each segment, by name.
 

@@ -25,7 +25,8 @@ class Segment:
     sees: names of other segments it attends to in full.
     block: columns of a block; None: one if causal, else all of them, so that blocks are no matter.
     before: names of other segments of which its block number j attends to the blocks before number j.
-    vectors: read instead of the tokens' embeddings; None: the tokens.
+    vectors: read instead of the tokens' embeddings; None: those. added: to them; None: nothing. Whoever adds leaves the
+        embedding to the network's forward: where ranks share its weights, no gradient reaches them from outside.
     ahead: which later positions each sees, in a segment that is not causal; None: all of them.
     """
 
@@ -38,6 +39,7 @@ class Segment:
     block: int | None = None
     before: tuple[str, ...] = ()
     vectors: Float[Tensor, "b n d"] | None = None
+    added: Float[Tensor, "b n d"] | None = None
     ahead: Bool[Tensor, "b n n"] | None = None
 
     def select(self, rows: Int[Tensor, "r"]) -> "Segment":

@@ -108,10 +108,11 @@ class Network(nn.Module):
         return parts(states, segments)
 
     def _read(self, segments: Sequence[Segment]) -> dict[str, Tensor]:
-        """The tokens of a row, or its vectors where a segment brings its own."""
-        if all(s.vectors is None for s in segments):
+        """The tokens of a row, or its vectors where a segment brings some."""
+        if all(s.vectors is None and s.added is None for s in segments):
             return {"input_ids": torch.cat([s.tokens for s in segments], dim=1)}
         vectors = [self.embed(s.tokens) if s.vectors is None else s.vectors for s in segments]
+        vectors = [v if s.added is None else v + s.added for v, s in zip(vectors, segments, strict=True)]
         return {"inputs_embeds": torch.cat([v.to(vectors[0].dtype) for v in vectors], dim=1)}
 
     def embed(self, tokens: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:

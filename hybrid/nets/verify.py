@@ -25,14 +25,12 @@ class Verified(Written):
     is_whole: bool
 
 
-def proposed_length(
-    proposed: Int[Tensor, "b n"], most: int, *, end_id: int, banned: tuple[int, ...]
-) -> Int[Tensor, "b"]:
+def proposed_length(proposed: Int[Tensor, "b n"], *, end_id: int, banned: tuple[int, ...]) -> Int[Tensor, "b"]:
     """Tokens that each row proposes: up to and with its first end token, or up to what is never written, as a hole."""
     is_end = proposed == end_id
     is_text = ~torch.isin(proposed, torch.tensor(banned, device=proposed.device))
     is_text &= is_end.cumsum(-1) - is_end.long() == 0
-    return is_text.long().cumprod(-1).sum(-1).clamp(max=most)
+    return is_text.long().cumprod(-1).sum(-1)
 
 
 @torch.no_grad()
@@ -41,7 +39,7 @@ def verify(
     prefix: Sequence[Segment],
     memory: Memory | None,
     proposed: Int[Tensor, "b n"],
-    max_tokens: int,
+    max_tokens: int | Int[Tensor, "b"],
     *,
     end_id: int,
     pad_id: int,
@@ -69,13 +67,15 @@ def verify(
     """
     (*read, last), device = prefix, proposed.device
     rows = torch.arange(len(proposed))  # those that still write, on the host
-    tokens = torch.full((len(rows), max_tokens), pad_id, device=device)
+    most = torch.as_tensor(max_tokens, device=device).expand(len(rows))
+    width = int(most.max())
+    tokens = torch.full((len(rows), width), pad_id, device=device)
     keep, confidence = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape, device=device)
     accepted = torch.zeros_like(tokens[:, 0])
     token, start = last.tokens[:, -1:], last.positions[:, -1:]
     number = torch.zeros_like(token)  # of each row's next token
-    guesses = torch.nn.functional.pad(proposed[:, :max_tokens], (0, 1), value=pad_id)
-    length = proposed_length(proposed, max_tokens, end_id=end_id, banned=banned)[:, None]
+    guesses = torch.nn.functional.pad(proposed[:, :width], (0, 1), value=pad_id)
+    length = proposed_length(proposed, end_id=end_id, banned=banned).minimum(most)[:, None]
     asked = (length - number).clamp(min=1)
     n_asked = asked[:, 0].cpu()
     parts: list[Part] = []
@@ -95,13 +95,13 @@ def verify(
         logits = network.logits(hidden[last.name]).float()
         logits[..., list(banned)] = -torch.inf
         at = rows.to(device)
-        own = draw(logits, at[:, None], (number + column).clamp(max=max_tokens - 1))
+        own = draw(logits, at[:, None], (number + column).clamp(max=width - 1))
         agrees = (own == guess) & (number + column < length)
         run = agrees.long().cumprod(-1).sum(-1, keepdim=True)
         new = (run + 1).minimum(asked)  # tokens that this forward settles
         sure = logits.softmax(-1).gather(-1, own[..., None])[..., 0]
 
-        place = torch.arange(max_tokens, device=device) - number
+        place = torch.arange(width, device=device) - number
         is_new = (place >= 0) & (place < new)
         place = place.clamp(0, len(column) - 1)
         tokens[at] = torch.where(is_new, own.gather(1, place), tokens[at])
@@ -111,7 +111,7 @@ def verify(
 
         token, number = own.gather(1, new - 1), number + new
         asked = (length - number).clamp(min=1)
-        ends = (token == end_id) | (number >= max_tokens)
+        ends = (token == end_id) | (number >= most[at, None])
         told = torch.cat([ends.long(), new, asked], dim=1).cpu()  # the one wait for the device in a forward
         memory = _settled(memory, column < new, int(told[:, 1].max()) if len(told) else 0)
         if (ends := told[:, 0] > 0).any():
@@ -122,9 +122,9 @@ def verify(
             token, number, asked, length, guesses = (x[here] for x in (token, number, asked, length, guesses))
         read, start, n_asked = [], memory.next_position[:, None], told[:, 2]
     if len(rows):
-        at, place = rows.to(device), torch.arange(max_tokens, device=device)
+        at, place = rows.to(device), torch.arange(width, device=device)
         is_left = (place >= number) & (place < length)
-        tokens[at] = torch.where(is_left, guesses[:, :max_tokens], tokens[at])
+        tokens[at] = torch.where(is_left, guesses[:, :width], tokens[at])
         keep[at] |= is_left
     count = int(keep.sum(-1).max())
     return Verified(tokens[:, :count], keep[:, :count], confidence[:, :count], parts, accepted, len(rows) == 0)

@@ -54,8 +54,12 @@ def prompts(
     Raises:
         ValueError: no prompts, an empty or over-long one, or keys of another number.
     """
+    if isinstance(texts, str):
+        raise ValueError(f"prompts={texts!r}: must be a list of prompts, one alone too: [{texts!r}]")
     if not texts:
         raise ValueError("no prompts: give at least one")
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"prompt {wrong[0]!r}: must be text")
     if keys is not None and len(keys) != len(texts):
         raise ValueError(f"{len(keys)} keys for {len(texts)} prompts: give one each")
     rows = [tokenizer.encode_prompt(text) for text in texts]

@@ -151,6 +151,8 @@ def _kept_out(task: Task, data: Data, name: str) -> frozenset[int]:
 def _read(task: Task, path: str, where: str) -> Sequence[Example]:
     if path.startswith("hub:"):
         return _read_set_once(task, path.removeprefix("hub:"))
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{where} = {path}: no plain file")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{where} = {path}: no such file. {task.source}".rstrip())
     rows = _read_once(task, Path(path), Path(path).stat().st_mtime_ns)

@@ -60,7 +60,7 @@ def sentence(step: int, found: list[dict[str, list[int]]], path: Path) -> str:
 
 def replay(folder: Path, rank: int = 0) -> Losses:
     """The losses of one rank's part of the kept step, computed again with the same weights, noise and times."""
-    kept = torch.load(Path(folder) / FILE, weights_only=True)
+    kept = torch.load(Path(folder) / FILE, map_location="cpu", weights_only=True)
     reasoner = Reasoner(kept_model(folder, read_experiment(folder)), Tokenizer.load(Path(folder) / TOKENIZER))
     reasoner.load_state_dict(kept["state_dict"])
     part = dict(kept["parts"][rank])

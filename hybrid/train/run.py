@@ -79,7 +79,10 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
             experiment.examples("train"), experiment.examples("valid"), tokenizer, experiment.model.canvas,
             experiment.train, experiment.seed,
         )  # fmt: skip
-        saver = Saver(folder / CHECKPOINTS, experiment.train.checkpoint_every, experiment.train.validate_every)
+        saver = Saver(
+            folder / CHECKPOINTS, experiment.train.checkpoint_every,
+            experiment.train.validate_every if experiment.train.validate_examples else 0,
+        )  # fmt: skip
         trainer = _trainer(experiment, folder, module, saver, progress and rank == 0)
         try:
             with module.interrupts.listening(), _peers(world, rank, experiment.train.timeout):

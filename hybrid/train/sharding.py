@@ -30,6 +30,8 @@ class ShardedReasoner(HybridReasoner):
             for layer in [m for m in network.model.modules() if type(m).__name__ in names]:
                 fully_shard(layer, mesh=mesh)
             fully_shard(network, mesh=mesh, reshard_after_forward=False)
+        if self.reasoner.bridge is not None:
+            fully_shard(self.reasoner.bridge, mesh=mesh)
 
 
 def strategy(train: Train) -> Any:
