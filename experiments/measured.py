@@ -21,7 +21,7 @@ from hybrid.metrics import wilson
 HERE = Path(__file__).parent
 APART = ("diffusion", "speculative", *CONTROLS)  # rows of a hybrid's results that are no plain hybrid's
 # What is told of a method, and which rows that leaves out.
-KINDS = {"": APART, ", speculative": ("diffusion", "hybrid", *CONTROLS)}
+KINDS = {"": APART, ", sketch verified": ("diffusion", "hybrid", *CONTROLS)}
 RATIOS = {"": float("inf"), " at 1/2": 1 / 2, " at 1/4": 1 / 4, " at 1/8": 1 / 8}
 
 

@@ -20,7 +20,7 @@ ENDS = {
     "_bare": ("without self-conditioning", "-."), "_self_conditioned": ("self-conditioned", (0, (8, 2))),
     "_mostly_gold": ("more gold sketches", (0, (4, 1, 1, 1, 1, 1))),
 }  # fmt: skip
-KINDS = {"": "", "speculative": "X"}  # what becomes of its drafts, and another marker for it
+KINDS = {"": "", "sketch verified": "X"}  # what becomes of its drafts, and another marker for it
 LOOKS = dict(zip(LABELS, zip((*COLOURS, INK, MUTED), (*MARKERS, "*"), strict=True), strict=True))
 COLUMNS = 4
 

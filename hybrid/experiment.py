@@ -46,7 +46,8 @@ class Experiment:
 
     name: of the task in tables and files; null: the task's kind. seed: of weights, data order and noise.
     data_seed: of made data, so that runs of several seeds are tested on the same problems.
-    run: folder for results; null: runs/ and the config's file name.
+    run: folder for results; null: runs/ and the config's own name, as in runs/quickstart-hybrid for
+        configs/quickstart/hybrid.yaml.
     """
 
     task: Task
