@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hybrid", description="Draft a reasoning sketch by diffusion, answer autoregressively, measure both.",
         epilog=cli_help.ALL, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"hybrid {version('hybrid-reasoning')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, run: Callable[[Any], int | None], text: str) -> argparse.ArgumentParser:
@@ -218,15 +220,20 @@ def _sample(options: Any) -> int | None:
 def _show(options: Any) -> None:
     from hybrid.build import plain
     from hybrid.config import dump
-    from hybrid.describe import kinds_table
+    from hybrid.describe import example_table, kinds_table
+    from hybrid.experiment import TOKENIZER
     from hybrid.reasoner import Reasoner
     from hybrid.sizes import sizes_table
+    from hybrid.tasks import Tokenizer
     from hybrid.train.optimiser import optimiser_of
 
     experiment = cli_tools.read(options)
     print(dump(plain(experiment)))
-    reasoner = Reasoner(experiment.model, experiment.make_tokenizer())
+    own = Path(options.config) / TOKENIZER  # a run's, where there is one: its data may be elsewhere by now
+    kept = own.is_file() and not options.overrides
+    reasoner = Reasoner(experiment.model, Tokenizer.load(own) if kept else experiment.make_tokenizer())
     print(sizes_table(reasoner, optimiser_of(reasoner, experiment.train)))
+    print(example_table(experiment))
     print(kinds_table())
 
 
@@ -249,6 +256,9 @@ def _report(options: Any) -> None:
     from hybrid import frontier, report, report_trace, trace
     from hybrid.merging import merge
 
+    for run in (Path(r) for r in options.runs):
+        if run.is_dir() and not (run / "frontier.json").is_file():
+            raise ValueError(f"{run} has no frontier.json; `hybrid evaluate` of a run writes it")
     paths = [Path(r) / "frontier.json" if Path(r).is_dir() else Path(r) for r in options.runs]
     films = [p for p in paths if trace.is_trace(p)]
     traces = [one for path in films for one in trace.read(path)]

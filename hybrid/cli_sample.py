@@ -46,6 +46,9 @@ def check(options: Any) -> None:
     check_run(options.run)
     if options.live and options.json:
         raise ValueError("--live is for eyes and --json for programs: give one, or --live with --trace FILE")
+    for name in ("trace", "out"):
+        if (given := getattr(options, name)) and Path(given).is_dir():
+            raise ValueError(f"--{name} {given}: is a folder; name a file")
 
 
 def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> int | None:

@@ -1,4 +1,6 @@
-"""The kinds of every part, which `hybrid show` prints."""
+"""What `hybrid show` prints beside a config: an example of its task, and the kinds of every part."""
+
+from textwrap import shorten
 
 from hybrid import kinds
 from hybrid.bridge import Bridge
@@ -7,6 +9,7 @@ from hybrid.diffusion.policy import Policy
 from hybrid.diffusion.schedule import NoiseSchedule
 from hybrid.diffusion.stop import Stop
 from hybrid.drafters import Drafter
+from hybrid.experiment import Experiment
 from hybrid.feed import Feed
 from hybrid.nets.backbone import Backbone
 from hybrid.tasks import Task, TokenizerConfig
@@ -23,6 +26,18 @@ PARTS: dict[str, type] = {
     "model.bridge": Bridge,
     "model.feed": Feed,
 }
+
+
+def example_table(experiment: Experiment) -> str:
+    """A validation example, whose prompt shows what `hybrid sample` is to be given; or why there is none."""
+    try:
+        one = experiment.examples("valid")[0]
+    except (ValueError, OSError) as error:
+        return f"example: {error}\n"
+    lines = ["example:"]
+    for name in ("prompt", "sketch", "answer"):
+        lines.append(f"  {name:<8}{shorten(getattr(one, name), 400, placeholder=' ...')}")
+    return "\n".join(lines) + "\n"
 
 
 def kinds_table() -> str:

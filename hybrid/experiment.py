@@ -153,7 +153,10 @@ def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     file = Path(path) / CONFIG if Path(path).is_dir() else Path(path)
     if Path(path).is_dir() and not file.is_file():
         raise ConfigError(f"{path} is not a run folder: it has no {CONFIG}")
-    return build(Experiment, load(file, overrides))
+    config = load(file, overrides)
+    if not config:
+        raise ConfigError("holds no `key: value` lines", str(file))
+    return build(Experiment, config)
 
 
 def check_evaluated(experiment: Experiment, trained: Experiment) -> None:

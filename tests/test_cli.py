@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import threading
 import time
@@ -336,10 +338,28 @@ def test_show_prints_the_config_its_sizes_and_the_other_kinds(capsys, trained):
         for word in ("canvas: 6", "kind: qwen3", "method: hybrid", "shared trunk", "model.drafter.policy"):
             assert word in text
         assert all(kind in text for kind in DRAFTER_KINDS)
+        assert len(re.findall(r"^  (?:prompt|sketch|answer) +\S.*$", text, re.M)) == 3
     assert "direct" in done(capsys, "show", trained[0], "model.drafter=none")
     text = done(capsys, "show", trained[0], "model.pairing=separate")
     assert "drafter  " in text and "decoder  " in text
     assert "unknown key" in refused(capsys, "show", trained[0], "modle.canvas=1")
+
+
+def test_a_run_is_shown_without_its_data(capsys, trained, tmp_path):
+    moved = shutil.copytree(trained[1], tmp_path / "moved")
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace("valid: null", f"valid: {tmp_path / 'gone.jsonl'}"))
+    assert f"example: data.valid = {tmp_path / 'gone.jsonl'}" in done(capsys, "show", moved)
+
+
+def test_what_is_no_file_or_not_there_yet_is_said(capsys, trained, tmp_path):
+    (tmp_path / "empty.yaml").touch()
+    assert "empty.yaml: holds no" in refused(capsys, "show", tmp_path / "empty.yaml")
+    (tmp_path / "run").mkdir()
+    assert "`hybrid evaluate` of a run writes it" in refused(capsys, "report", tmp_path / "run", "--out", tmp_path)
+    for option in ("--trace", "--out"):
+        said = refused(capsys, "sample", trained[1], "--prompt", "1+2=", option, tmp_path)
+        assert f"{option} {tmp_path}: is a folder" in said
 
 
 def test_evaluate_writes_a_frontier_and_report_merges_them(capsys, run, tmp_path):
