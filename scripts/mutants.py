@@ -52,7 +52,7 @@ TESTS = {
     "hybrid/diffusion/draft.py": ("test_draft", "test_policy", "test_windows"),
     "hybrid/diffusion/guidance.py": ("test_ending", "test_draft", "test_guidance", "test_uniform", "test_verify"),
     "hybrid/nets/layout.py": ("test_networks", "test_blocks"),
-    "hybrid/nets/network.py": ("test_networks", "test_controls", "test_blocks", "test_families"),
+    "hybrid/nets/network.py": ("test_networks", "test_controls", "test_blocks", "test_families", "test_self_condition"),
     "hybrid/nets/memory.py": ("test_networks", "test_controls", "test_blocks", "test_compiled"),
     "hybrid/nets/compiled.py": ("test_compiled",),
     "hybrid/nets/head.py": ("test_families",),
