@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -280,6 +281,16 @@ def test_progress_is_by_steps_or_positions_whichever_is_further(home):
         module.positions = positions
         assert module.progress() == expected
     assert HybridReasoner(reasoner, experiment.task, Train(steps=10), 0).progress() == 0.0
+
+
+def test_the_bar_ends_at_the_whole_where_positions_end_the_run(home, tmp_path, capsys):
+    line = [f"run={tmp_path / 'run'}", "train.steps=500", "train.positions=12000", "train.validate_every=0"]
+    assert main(["train", str(home / "config.yaml"), *line]) == 0
+    took = json.loads((tmp_path / "run" / "trained.json").read_text())["steps"]
+    shown = re.findall(r"training: +(\d+)%\|[^|]*\| (\d+)/(\d+) ", "".join(capsys.readouterr()))
+    seen = [(int(percent), int(n), int(total)) for percent, n, total in shown if int(n)]
+    assert 30 < took < 400 and seen[-1][1] >= took - 10 and seen[-1][0] > 90
+    assert all(abs(total - took) < 0.2 * took for _, _, total in seen)
 
 
 def test_the_average_of_weights_keeps_the_rotary_frequencies(home, tmp_path, monkeypatch):

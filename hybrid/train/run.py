@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
 
 from hybrid.build import ConfigError, build, plain
 from hybrid.config import FREE_TO_CHANGE, differences, load
@@ -35,6 +35,7 @@ from hybrid.reasoner import Reasoner
 from hybrid.shard import rank_and_world
 from hybrid.sizes import sizes_table
 from hybrid.tasks import Tokenizer
+from hybrid.train.bar import Bar
 from hybrid.train.checkpoints import AtomicCheckpoints, Saver, Stopped, Weights, newest
 from hybrid.train.curve import Curve
 from hybrid.train.data import Examples
@@ -147,7 +148,7 @@ def _trainer(experiment: Experiment, folder: Path, module: HybridReasoner, saver
     # step's row of the curve is on file before it.
     callbacks: list[Callback] = [module.interrupts, *average, Weights(folder), curve, saver]
     if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks.append(Bar())
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
