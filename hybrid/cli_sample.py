@@ -56,8 +56,8 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     from hybrid.diffusion.budget import Budget
     from hybrid.experiment import load_reasoner
     from hybrid.live import reason as seen
-    from hybrid.sample import answers, as_json, as_text, chosen, read_prompts, whole
-    from hybrid.shard import joined, own_device
+    from hybrid.sample import answers, as_json, as_text, chosen, read_prompts, unlike, whole
+    from hybrid.shard import joined, own_device, rank_and_world
 
     budget = Budget(options.steps, options.tokens, options.forwards, options.ms, options.effort)
     prompts = read_prompts(options.prompt, options.file, options.paragraphs)
@@ -73,6 +73,8 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
         raise ValueError("--devices shares the prompts of a --file, which standard input is not")
     if (status := started(options)) is not None:
         return status
+    if (said := unlike(experiment.task, prompts)) and (rank_and_world() or (0, 1))[0] == 0:
+        print(f"hybrid: warning: {said}", file=sys.stderr)
     reasoner.to(device)
     if options.compile:
         reasoner.compile_sampling()

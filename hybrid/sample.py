@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from hybrid.kinds import look_up
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Reasoned
 from hybrid.shard import ALONE, Shard, batches
+from hybrid.tasks import Task
 from hybrid.tasks.collate import prompts as collate
 
 
@@ -108,6 +110,18 @@ def read_prompts(given: Sequence[str] | None, file: str | None, paragraphs: bool
         text = Path(str(file)).read_text(encoding="utf-8")
     parts = text.replace("\r\n", "\n").split("\n\n" if paragraphs else "\n")
     return [p.strip("\n") for p in parts if p.strip()]
+
+
+def unlike(task: Task, prompts: Sequence[str]) -> str | None:
+    """One line on the prompts that are none of the task's, or None where all are."""
+    if task.prompt_form is None:
+        return None
+    pattern, words = task.prompt_form
+    others = [prompt for prompt in prompts if not re.fullmatch(pattern, prompt)]
+    if not others:
+        return None
+    are = f" and {len(others) - 1} more are" if others[1:] else " is"
+    return f"prompt {others[0]!r}{are} not of the form that the task trains on ({words}): answers may mean nothing"
 
 
 def as_json(prompt: str, result: Reasoned) -> str:

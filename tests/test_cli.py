@@ -18,6 +18,7 @@ from hybrid import cli_help
 from hybrid.cli import _parser, main
 from hybrid.config import add_fork_path
 from hybrid.experiment import is_run, read_experiment
+from hybrid.tasks import JsonLines
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """\
@@ -144,6 +145,21 @@ def test_zero_steps_and_many_steps_of_a_patient_policy_are_fine(capsys, run):
     result = json.loads(done(capsys, "sample", run, "--prompt", "1+1", "--steps", "0", "--json"))
     assert result["sketch"] == "" and result["spent"]["denoiser_forwards"] == 0
     done(capsys, "sample", run, "--prompt", "1+1", "--steps", "9", "--policy", "ancestral")
+
+
+def test_prompts_of_another_form_are_answered_with_a_warning(capsys, run, monkeypatch):
+    def warned(*prompts: str) -> str:
+        assert main(["sample", str(run), "--steps", "0", *(word for p in prompts for word in ("--prompt", p))]) == 0
+        out, err = capsys.readouterr()
+        assert out.count("answer  ") == len(prompts)
+        return err
+
+    trained_on = read_experiment(run).examples("test")[0].prompt
+    assert "warning" not in warned(trained_on, "1+1")
+    monkeypatch.setattr(JsonLines, "prompt_form", (r"[0-9]+\+[0-9]+\n=", "a+b="))
+    assert "warning" not in warned(trained_on)
+    assert "prompt '1+1' is not of the form" in warned(trained_on, "1+1")
+    assert "prompt '1' and 1 more are not of the form" in warned("1", trained_on, "1+1")
 
 
 def test_prompts_that_cannot_be_read_are_refused(capsys, run, monkeypatch, tmp_path):

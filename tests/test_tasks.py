@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -55,6 +56,13 @@ def test_kinds():
     kinds = "addition chain countdown gsm8k json_lines multiplication prontoqa prosqa rows sudoku"
     assert names(Task) == kinds.split()
     assert look_up(Task, "chain") is Chain
+
+
+def test_made_prompts_have_the_form_of_their_task_and_others_have_not(made):
+    pattern, words = made.prompt_form
+    prompts = [row.prompt for row in made.generate("test", 0)[:50]]
+    assert words and all(re.fullmatch(pattern, prompt) for prompt in prompts)
+    assert not any(re.fullmatch(pattern, text) for text in (prompts[0] + prompts[1], prompts[0][:-1] + "x", "", "1"))
 
 
 def test_gold_is_right(made):

@@ -46,6 +46,10 @@ class Addition(Procedural):
         if self.style not in STYLES:
             raise ValueError(f"style = {self.style!r}: must be one of {', '.join(STYLES)}")
 
+    @property
+    def prompt_form(self) -> tuple[str, str]:
+        return rf"[0-9]{{1,{self.digits}}}\+[0-9]{{1,{self.digits}}}", f"a+b, numbers of at most {self.digits} digits"
+
     def draw(self, draws: Draws) -> tuple[str, str, str]:
         return self.work(int(draws.digits(self.digits)), int(draws.digits(self.digits)))
 

@@ -1,5 +1,6 @@
 """Chains of modular operations: the shortest task whose sketch is worth having, with one difficulty knob."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -89,6 +90,18 @@ class Chain(Procedural):
             for written in {f"{state:0{width}d}", str(state)}
             for step in {*self.steps, "+0", "-0", "*1"}
         }
+
+    @property
+    def prompt_form(self) -> tuple[str, str]:
+        if self.chains > 1:
+            one = f"[0-9]{{{self.length}}}"
+            words = f"{self.chains} chains of {self.length} digits, commas between"
+            return f"{one}(,{one}){{{self.chains - 1}}}", words
+        if self._sign:
+            return f"[0-9]{{{1 + self.length}}}", f"{1 + self.length} digits"
+        signs = "".join(sorted(set(self.operations)))
+        words = f"a digit and {self.length} operations, each one of {signs} and a digit"
+        return f"[0-9]([{re.escape(signs)}][0-9]){{{self.length}}}", words
 
     def draw(self, draws: Draws) -> tuple[str, str, str]:
         if self.chains > 1:

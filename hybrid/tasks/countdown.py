@@ -47,6 +47,10 @@ class Countdown(Procedural):
         if not 2 <= self.numbers <= 6:
             raise ValueError(f"numbers = {self.numbers}: must be 2 to 6")
 
+    @property
+    def prompt_form(self) -> tuple[str, str]:
+        return rf"[0-9]+(,[0-9]+){{{self.numbers}}}", f"{self.numbers} numbers and, last, the target, commas between"
+
     def draw(self, draws: Draws) -> tuple[str, str, str]:
         target = draws.between(LEAST_TARGET, MOST_TARGET)
         while True:

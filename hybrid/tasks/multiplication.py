@@ -52,6 +52,13 @@ class Multiplication(Procedural):
         if self.order not in ("forward", "backward"):
             raise ValueError(f"order = {self.order!r}: must be forward or backward")
 
+    @property
+    def prompt_form(self) -> tuple[str, str]:
+        blank = " " if self.spaces else ""
+        a, b = (blank.join(["[0-9]"] * n) for n in (self.digits_a, self.digits_b))
+        words = f"{self.digits_a} digits * {self.digits_b} digits, least significant first"
+        return rf"{a}{blank}\*{blank}{b}", words + (", blanks between all characters" if self.spaces else "")
+
     def draw(self, draws: Draws) -> tuple[str, str, str]:
         a, b = (draws.digits(n - 1) + str(draws.between(1, 9)) for n in (self.digits_a, self.digits_b))
         return self.work(a, b)

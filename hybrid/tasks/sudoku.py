@@ -48,6 +48,11 @@ class Sudoku(Procedural):
         if not 0 <= self.fewest <= self.most <= 15:
             raise ValueError(f"fewest = {self.fewest}, most = {self.most}: must be 0 <= fewest <= most <= 15")
 
+    @property
+    def prompt_form(self) -> tuple[str, str]:
+        row = f"[0-{self.size}]{{{self.size}}}"
+        return rf"{row}(\n{row}){{{self.size - 1}}}", f"{self.size} lines of {self.size} digits, 0 for empty"
+
     def generate(self, split: str, seed: int, exclude: frozenset[int] = NOTHING) -> Drawn:
         if self.size != 4:
             Task.generate(self, split, seed, exclude)

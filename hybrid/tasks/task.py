@@ -39,6 +39,12 @@ class Task:
     answer_is: ClassVar[str] = "derived"
     source: ClassVar[str] = ""
 
+    @property
+    def prompt_form(self) -> tuple[str, str] | None:
+        """What a prompt looks like: a regular expression for the whole of it, and the same in words; None where any
+        text may be one. Others are answered too, with a warning."""
+        return None
+
     def generate(self, split: str, seed: int, exclude: frozenset[int] = NOTHING) -> Sequence[Example]:
         """Made examples: row i is a function of (self, seed, split, i), no prompt is in two splits or in
         `exclude`.
