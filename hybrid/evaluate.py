@@ -115,6 +115,7 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
         labels: dict[str, Any] = {**pairing, "policy": kind_of(Policy, type(policy)), "drafts": settings.drafts}
         told = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
         labels["threshold"] = told.pop("threshold", None)
+        told |= {"temperature": own.temperature} if own.temperature else {}
         told |= {"verify": forwards} if forwards else {}
         labels["setting"] = ", ".join(f"{name} {value}" for name, value in told.items()) or None
         for steps in budgets:

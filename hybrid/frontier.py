@@ -61,8 +61,8 @@ FIELDS: dict[str, str] = {
     "answer_is": "What the answer adds to the sketch by the task's rules, or how it was chosen among several drafts.",
     "pass_at_k": "Share of examples that at least one of several drafts answers right, 0 to 1.",
     "distinct": "Right answers that differ among an example's drafts, mean per example.",
-    "setting": "What else the policy was told, such as a rate, a bound or a factor; verify: forwards that verified the "
-    "draft at most.",
+    "setting": "What else the policy was told, such as a rate, a bound or a factor; temperature: of the sketch's "
+    "draws, where they were not greedy; verify: forwards that verified the draft at most.",
     "answer": "How answers were made: decode (token by token), verify (proposed on the canvas, checked by the decoder "
     "in one forward, corrected where it would have written otherwise) or canvas (read off it). Without a draft, and "
     "for controls, they are always decoded.",

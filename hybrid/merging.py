@@ -66,7 +66,7 @@ def told_apart(runs: Sequence[Frontier]) -> list[dict[str, str]]:
         left = {pair: found for pair, found in left.items() if key not in found}
         for i in {i for pair, found in pairs.items() if key in found for i in pair}:
             told[i][key] = _said(runs[i], key)
-    return told
+    return [{k: v for k, v in own.items() if not any(k.startswith(f"{whole}.") for whole in own)} for own in told]
 
 
 def _differences(a: Frontier, b: Frontier) -> list[str]:
@@ -83,4 +83,6 @@ def _said(run: Frontier, key: str) -> str:
     value: Any = run.extra["config"]
     for part in key.split("."):
         value = value[part]
+    if isinstance(value, Mapping) and "kind" in value:
+        return ", ".join([str(value["kind"]), *(f"{name} {told}" for name, told in value.items() if name != "kind")])
     return value if isinstance(value, str) else json.dumps(value)

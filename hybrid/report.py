@@ -1,6 +1,7 @@
 """A frontier as a terminal table, and as the four files of a report: JSON, CSV, PNG, HTML."""
 
 import shutil
+import textwrap
 from pathlib import Path
 
 from hybrid.frontier import Frontier, Row, write_csv, write_json
@@ -45,8 +46,10 @@ def table(frontier: Frontier, width: int | None = None) -> str:
             line[0] = ""
         elif before and {before.method, row.method} & set(DRAFTED):
             lines.append("")
-        lines.append(_line(line, widths, gap))
-    note = "[95% Wilson] · exact: sketch equals gold · tokens: sketch+answer · means per example"
+        first, *rest = textwrap.wrap(line[POLICY], widths[POLICY]) or [""]
+        lines.append(_line([*line[:POLICY], first, *line[POLICY + 1 :]], widths, gap))
+        lines += [(" " * (widths[METHOD] + gap + 2) + more).rstrip() for more in rest]
+    note = "[95% Wilson] · exact: sketch is gold · tokens: sketch+answer · means per example"
     return "\n".join([*lines, rule, *(clip(_printable(line), width) for line in (note, *slower(rows)))])
 
 

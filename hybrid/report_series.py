@@ -105,15 +105,35 @@ def _lines(method: str, rows: list[Row], ignore: Sequence[str]) -> list[Series]:
     for origin, own in zip(origins, begun, strict=True):
         for group in own or [groups.setdefault(_setting(origin, apart, rows), [])]:
             group.append(origin)
-    varied = [name for i, name in enumerate(apart) if len({setting[i] for setting in groups}) > 1]
-    without = [i for i, name in enumerate(apart) if name != "setting"]
-    if len({tuple(setting[i] for i in without) for setting in groups}) == len(groups):  # the others imply it
-        varied = [name for name in varied if name != "setting"]
+    settings = [dict(zip(apart, setting, strict=True)) for setting in groups]
+    varied = _told(settings, apart, unless_implied=("answer_is", "setting"))
     kind: Any = "line" if method in DRAFTED else "level" if method in CONTROLS else "point"
     return [
-        Series(_label(method, dict(zip(apart, setting, strict=True)), varied), kind, method, _points(group))
-        for setting, group in groups.items()
+        Series(_label(method, setting, varied), kind, method, _points(group))
+        for setting, group in zip(_shortened(settings), groups.values(), strict=True)
     ]
+
+
+def _told(settings: Sequence[dict[str, Any]], names: Sequence[str], unless_implied: Sequence[str]) -> list[str]:
+    """The names whose values differ; of `unless_implied`, each only where the others would not tell all apart."""
+    left = [name for name in names if len({setting[name] for setting in settings}) > 1]
+    for name in unless_implied:
+        others = [other for other in left if other != name]
+        if len({tuple(s[o] for o in others) for s in settings}) == len({tuple(s[o] for o in left) for s in settings}):
+            left = others
+    return left
+
+
+def _shortened(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, where a policy was told several things, with those alone in which its rows differ."""
+    told = [(setting.get("policy"), tuple((setting.get("setting") or "").split(", "))) for setting in settings]
+    ways: dict[Any, set[tuple[str, ...]]] = {}
+    for policy, parts in told:
+        if parts != ("",):
+            ways.setdefault(policy, set()).add(parts)
+    shared = {policy: set.intersection(*map(set, several)) for policy, several in ways.items() if len(several) > 1}
+    left = [", ".join(part for part in parts if part not in shared.get(policy, ())) for policy, parts in told]
+    return [{**setting, "setting": said or None} for setting, said in zip(settings, left, strict=True)]
 
 
 def _setting(row: Row, apart: Sequence[str], rows: Sequence[Row]) -> tuple[Any, ...]:
@@ -142,7 +162,8 @@ def _label(method: str, setting: dict[str, Any], varied: Sequence[str]) -> str:
         name += f" {setting['threshold']:g}"
     written = {"block": "block {}", "drafts": "{} drafts", "batch": "batch {}"}
     named = ("threshold",) if drafted is None else ("threshold", "policy")
-    shown = [name for name in varied if name not in named and setting[name] is not None]
+    told = [name for name in varied if name not in named and setting[name] not in (None, "null")]
+    shown = [name for name in told if (name, setting[name]) != ("drafts", 1)]  # who has more says so
     written |= {key: f"{key.rpartition('.')[2]} {{}}" for key in shown if key not in SETTINGS}
     return " · ".join([name, *(written.get(key, "{}").format(setting[key]) for key in shown)])
 
@@ -160,8 +181,9 @@ def row_label(row: Row, rows: Sequence[Row]) -> str:
     """The row's policy with those settings, and the seed, that differ among the rows of its method."""
     alike = [r for r in rows if r.method == row.method]
     names = (*SETTINGS, *_own(alike))
-    varied = [name for name in names if name == "threshold" or len({_value(r, name) for r in alike}) > 1]
-    setting = {name: _value(row, name) for name in names}
+    settings = [{name: _value(r, name) for name in names} for r in (row, *alike)]
+    varied = ["threshold", *(n for n in _told(settings, names, unless_implied=("answer_is",)) if n != "threshold")]
+    setting = _shortened(settings)[0]
     method = "hybrid" if row.method in DRAFTED else ""
     seed = [f"seed {row.seed}"] if len({r.seed for r in alike}) > 1 and row.seed is not None else []
     label = _label(method, setting, varied).removeprefix(" · ").strip()

@@ -53,6 +53,14 @@ def test_only_rows_on_one_line_are_told_apart_and_by_as_few_keys_as_do():
     ]  # fmt: skip
 
 
+def test_a_part_is_named_by_its_kind_and_what_it_was_told():
+    stops = (None, {"kind": "stable", "steps": 2}, {"kind": "prophet", "early": 7.5})
+    told = told_apart([a_run(0.5, model={"stop": stop}) for stop in stops])
+    assert told == [{"model.stop": "null"}, {"model.stop": "stable, steps 2"}, {"model.stop": "prophet, early 7.5"}]
+    labels = points(*(a_run(0.5, model={"stop": stop}) for stop in stops))
+    assert [*labels] == ["chain", "chain · stop prophet, early 7.5", "chain · stop stable, steps 2"]
+
+
 def test_the_table_names_what_differs():
     said = table(merge([a_run(0.4, style="sums"), a_run(0.9, style="products")]))
     assert "style sums" in said and "style products" in said

@@ -123,6 +123,34 @@ def test_what_a_sweep_varied_parts_its_rows():
     assert {line.label: len(line.points[0].rows) for line in drawn} == {"p · width 4": 1, "p · width 8": 3}
 
 
+def test_labels_say_what_differs_and_no_more():
+    def drafted(policy, setting=None, drafts=1):
+        by = "derived" if drafts == 1 else "vote"
+        return row("hybrid", 90, policy=policy, steps=4, setting=setting, drafts=drafts, answer_is=by)
+
+    remask = [f"rule {rule}, rate 0.1, hold {hold}" for rule, hold in (("cap", 0.1), ("loop", 0.1), ("loop", 0.2))]
+    made = [drafted("confidence"), drafted("confidence", drafts=5), drafted("confidence", "temperature 0.5", drafts=5)]
+    made += [drafted("factor", "factor 1.0"), *(drafted("remask", setting) for setting in remask)]
+    assert {line.label for line in series(Frontier("t", "test", made))} == {
+        "confidence", "confidence · 5 drafts", "confidence · temperature 0.5 · 5 drafts", "factor · factor 1.0",
+        "remask · rule cap, hold 0.1", "remask · rule loop, hold 0.1", "remask · rule loop, hold 0.2",
+    }  # fmt: skip
+    chosen = [replace(made[1], answer_is=by) for by in ("vote", "likelihood")]
+    assert {line.label for line in series(Frontier("t", "test", chosen))} == {
+        "confidence · vote", "confidence · likelihood",
+    }  # fmt: skip
+
+
+def test_the_table_wraps_what_is_too_long_and_cuts_nothing():
+    settings = [f"a setting that is too long for any column of the table, {i} of them" for i in range(2)]
+    rows = [row("hybrid", 90, policy="p", steps=4, setting=setting) for setting in settings]
+    rows += [row("hybrid", 90, policy="p", steps=4, setting="another")]
+    text = report.table(Frontier("t", "test", rows), 80)
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    labels = " ".join(re.sub(r"\s4 █.*", "", text).split())
+    assert all(setting in labels for setting in settings)
+
+
 @pytest.mark.parametrize("width", [10, 80, 100, 120, 500])
 def test_table_fits(frontier, width):
     long = row("a_method_with_quite_a_name", 7, policy="a_policy_with_quite_a_name", steps=1024, block=8)

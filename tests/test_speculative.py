@@ -18,7 +18,7 @@ from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.causal import verified
 from hybrid.drafters.controls import GoldSketch
 from hybrid.drafters.diffusion import Diffusion
-from hybrid.evaluate import Evaluate, evaluate
+from hybrid.evaluate import Evaluate, evaluate, ways
 from hybrid.nets.backbone import GPTNeoX
 from hybrid.records import Example, Special, Spent
 from hybrid.report import table
@@ -253,6 +253,9 @@ def test_rows_of_the_frontier_tell_verified_drafts_apart():
     ]  # fmt: skip
     shown = table(frontier, width=120)
     assert re.search(r"speculative +confidence · verify 1 .*\n +confidence · verify 3 ", shown)
+    drawn = dataclasses.replace(settings, steps=(2,), verify=(0, 1), temperature=0.5, controls=())
+    told = [way.labels["setting"] for way in ways(reasoner, drawn)]
+    assert told == ["temperature 0.5", "temperature 0.5, verify 1"]
 
 
 @pytest.mark.parametrize(
