@@ -25,25 +25,28 @@ STYLE: dict[Any, Any] = {
 
 
 def plot(frontier: Frontier, path: str | Path) -> Path:
-    """A PNG of 1,600 by 1,000 pixels. Bands and bars are 95% Wilson intervals (their union over seeds)."""
+    """A PNG of 1,600 by 1,000 pixels, higher where the legend is long. Bands and bars are 95% Wilson intervals (their
+    union over seeds)."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawn = series(frontier, ignore=("batch",))
     with rc_context(STYLE):
-        figure = Figure(figsize=(8, 5), dpi=200, facecolor="white")
-        FigureCanvasAgg(figure)
         lines = [line for line in drawn if line.kind == "line"]
         columns = 3 if all(len(line.label) <= 26 for line in lines) else 2
-        top = 0.915 - 0.05 * (-(-len(lines) // columns))
-        axes = figure.add_axes((0.095, 0.115, 0.72, top - 0.115))
+        named = -(-len(lines) // columns)
+        height = 5 + 0.2 * max(0, named - 4)  # inches, as all that is divided by it
+        figure = Figure(figsize=(8, height), dpi=200, facecolor="white")
+        FigureCanvasAgg(figure)
+        bottom, top = 0.575 / height, 1 - (0.5 + 0.2 * named) / height
+        axes = figure.add_axes((0.095, bottom, 0.72, top - bottom))
         costs = _frame(axes, drawn)
         for i, line in enumerate(lines):
             _line(axes, line, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
         _levels(axes, [line for line in drawn if line.kind == "level"])
         _baselines(axes, [line for line in drawn if line.kind == "point"])
-        figure.text(0.028, 0.955, _title(frontier), fontsize=13, fontweight="bold", va="center")
+        figure.text(0.028, 1 - 0.225 / height, _title(frontier), fontsize=13, fontweight="bold", va="center")
         if lines:
             axes.legend(
                 loc="lower left",

@@ -25,7 +25,9 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
 def _place(row: Row) -> tuple[Any, ...]:
     known = {name: i for i, name in enumerate(METHODS)}
     other = known["hybrid"] - 0.5
-    settings = [_rank(_value(row, name)) for name in ("pairing", "policy", "block", "drafts", "batch", "answer")]
+    settings = [
+        _rank(_value(row, name)) for name in ("pairing", "policy", "setting", "block", "drafts", "batch", "answer")
+    ]
     settings.append((True, tuple(_value(row, name) for name in _own([row]))))
     last = [_rank(getattr(row, name)) for name in ("steps", "threshold", "sequential_forwards", "seed")]
     return known.get(row.method, other), row.method, *settings, *last

@@ -191,6 +191,8 @@ def test_plot_shows_every_line(frontier, tmp_path):
     assert not (shown == np.round(255 * np.array(to_rgb(COLOURS[2])))).all(-1).any()
     edges = np.concatenate([shown[:4].reshape(-1, 3), shown[:, -4:].reshape(-1, 3), shown[:, :4].reshape(-1, 3)])
     assert (edges == 255).all(), "no label runs off the picture"
+    many = [replace(r, setting=f"rate {i}") for r in frontier.rows if r.policy == "confidence" for i in range(18)]
+    assert pixels(report.plot(replace(frontier, rows=many), tmp_path / "b.png")).shape == (1080, 1600, 3)
 
 
 @pytest.mark.parametrize("odd", ["empty", "uncounted", "seeds"])
