@@ -1,9 +1,9 @@
 """One table and one picture of all that has been measured: `python experiments/summary.py`.
 
-Reads the stored results, needs neither data nor weights, and writes summary.json, frontiers.png and the tables of
-README.md, learning_speed/README.md and families/README.md. Of every method's ways of drafting (policy, threshold,
-steps) the one with the best accuracy on validation is taken, within each share of the chain's sequential forwards; what
-is reported of it is the test.
+Reads the stored results, needs neither data nor weights, and writes summary.json, frontiers.png and the tables of the
+READMEs here and in learning_speed, families and policies. Of every method's ways of drafting (policy, threshold, steps)
+the one with the best accuracy on validation is taken, within each share of the chain's sequential forwards; what is
+reported of it is the test.
 """
 
 import json
@@ -20,6 +20,7 @@ from tables import (
     families_table,
     goals_table,
     learning_table,
+    policies_table,
     put,
     steps_table,
     summary_table,
@@ -30,6 +31,7 @@ from hybrid.frontier import write_atomically
 
 HERE = Path(__file__).parent
 LEARNING = HERE / "learning_speed"
+POLICIES = HERE / "policies"
 
 
 def main(results: Path = HERE / "frontier" / "results", out: Path = HERE, say: Callable[[str], None] = print) -> int:
@@ -51,6 +53,8 @@ def main(results: Path = HERE / "frontier" / "results", out: Path = HERE, say: C
     put(out / "families" / "README.md", {"addition": addition_table(HERE / "families" / "results")})
     variants = {task: learning_table(LEARNING / "results" / task) for task in ("quickstart", "countdown_3", "mult_3x3")}
     put(out / LEARNING.name / "README.md", variants)
+    shipped = {file.parent.name: policies_table(file) for file in POLICIES.glob("results/*/frontier.json")}
+    put(out / POLICIES.name / "README.md", shipped)
     picture.plot(panels(found), out / "frontiers.png")
     return 0
 

@@ -9,7 +9,8 @@ from goals import Goal
 from measured import RATIOS, Entry, Measured, frontier_run, mean, rows_of
 
 from hybrid.build import ConfigError
-from hybrid.frontier import read, write_atomically
+from hybrid.frontier import Row, read, write_atomically
+from hybrid.report_series import ordered, row_label
 
 NOT_RUN = "not run"
 # Methods of the frontier by the survey's families (arXiv 2503.23077): what their sketch is.
@@ -137,6 +138,21 @@ def learning_table(results: Path) -> str:
         return "**Not run.**"
     lines.sort(key=lambda line: (line[0] != "recipe", float(line[3])))
     return markdown([*heads, *(f"{budget} steps" for budget in budgets)], lines)
+
+
+def policies_table(file: Path) -> str:
+    """One line per way of drafting: answers right, and sketches written exactly, by steps."""
+    rows = [row for row in ordered(read(file).rows) if row.steps]
+    budgets = sorted({row.steps or 0 for row in rows})
+    ways: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        name = row_label(row, rows) + ", answer read off the canvas" * (row.method == "diffusion")
+        ways.setdefault(name, {})[row.steps or 0] = row
+    lines = []
+    for name, by in ways.items():
+        told = {n: f"{100 * row.accuracy:.1f} ({100 * (row.sketch_exact or 0):.1f})" for n, row in by.items()}
+        lines.append([name, *(told.get(n, "–") for n in budgets), f"{by[max(by)].sequential_forwards:.1f}"])
+    return markdown(["way", *(f"{n} steps" if n > 1 else "1 step" for n in budgets), "forwards in the last"], lines)
 
 
 def families_table(listed: Sequence[Entry]) -> str:

@@ -95,6 +95,7 @@ EVALUATIONS = {
 }
 # Where a policy ends by itself, it is asked at the whole canvas alone.
 THRESHOLDS = ",".join(f"{{kind: threshold, threshold: {t}}}" for t in (0.7, 0.9, 0.97, 0.99, 0.997))
+EDITS = ",".join(f"{{kind: edit, threshold: {t}, edit: {t}}}" for t in (0.5, 0.7, 0.9, 0.99))
 
 
 @dataclass(frozen=True)
@@ -155,14 +156,15 @@ def evaluations(name: str, model: Model) -> dict[str, list[str]]:
     if not isinstance(model.drafter, Diffusion):
         return parts
     plain = [*EVALUATIONS[name], "--controls", ""]
-    ends = ["--steps", str(model.canvas), "--policies", THRESHOLDS]
-    parts[f"{name}_thresholds"] = [*plain, *ends]
+    whole = ["--steps", str(model.canvas), "--policies"]
+    parts[f"{name}_thresholds"] = [*plain, *whole, THRESHOLDS]
+    parts[f"{name}_edits"] = [*plain, *whole, EDITS]
     if isinstance(model.bridge, Latent):  # reads states over the draft itself
         return parts
     verified = [*plain, "--verify", str(model.canvas), *(["--answers", "verify"] * bool(model.answer_room))]
     least = model.drafter.least_steps(model.positions)  # one a block
     few = sorted({max(steps, least) for steps in (1, 2, 4)})
-    parts[f"{name}_speculative"] = [*verified, *ends]
+    parts[f"{name}_speculative"] = [*verified, *whole, THRESHOLDS]
     parts[f"{name}_speculative_steps"] = [*verified, "--steps", ",".join(map(str, few))]
     return parts
 
