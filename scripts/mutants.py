@@ -127,6 +127,8 @@ TESTS = {
     "hybrid/diffusion/deadline.py": ("test_budget",),
     "hybrid/evaluate.py": ("test_evaluate", "test_verify", "test_speculative"),
     "hybrid/merging.py": ("test_merging", "test_metrics"),
+    "hybrid/report.py": ("test_report",),
+    "hybrid/sample.py": ("test_tasks",),
     "hybrid/report_series.py": ("test_report", "test_merging"),
     "hybrid/frontier.py": ("test_metrics", "test_merging"),
     "hybrid/build.py": ("test_config",),

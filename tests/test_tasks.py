@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ import pytest
 
 from hybrid.kinds import look_up, names
 from hybrid.records import Example
+from hybrid.sample import unlike
 from hybrid.tasks import (
     Addition,
     BytePair,
@@ -59,10 +59,11 @@ def test_kinds():
 
 
 def test_made_prompts_have_the_form_of_their_task_and_others_have_not(made):
-    pattern, words = made.prompt_form
     prompts = [row.prompt for row in made.generate("test", 0)[:50]]
-    assert words and all(re.fullmatch(pattern, prompt) for prompt in prompts)
-    assert not any(re.fullmatch(pattern, text) for text in (prompts[0] + prompts[1], prompts[0][:-1] + "x", "", "1"))
+    assert unlike(made, prompts) is None
+    for other in (prompts[0] + prompts[1], prompts[0][:-1] + "x", "", "1"):
+        said = unlike(made, [*prompts, other])
+        assert said is not None and repr(other) in said and made.prompt_form[1] in said
 
 
 def test_gold_is_right(made):
