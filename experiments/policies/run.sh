@@ -3,8 +3,9 @@
 # Usage: bash experiments/policies/run.sh [WEIGHTS ...]      results: experiments/policies/results/WEIGHTS
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-[ $# -gt 0 ] || set -- mult_3x3-hybrid mult_4x4-hybrid mult_4x4-hybrid_verified_mostly_gold mult_4x4-hybrid_verified_short
-
+if [ $# = 0 ]; then
+  set -- mult_3x3-hybrid mult_3x3-hybrid_verified mult_4x4-hybrid mult_4x4-hybrid_verified_{mostly_gold,short}
+fi
 join() { # words: with commas between
   local IFS=,
   printf '%s' "$*"
