@@ -140,17 +140,20 @@ def _shortened(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _setting(row: Row, apart: Sequence[str], rows: Sequence[Row]) -> tuple[Any, ...]:
     setting = {name: _value(row, name) for name in apart}
-    if "threshold" in setting and _is_sweep(row, rows):
+    if "threshold" in setting and (swept := _swept(row, rows)):
         setting["threshold"] = None
+        told = {(r.threshold, r.setting) for r in swept}
+        if len(told) == len({t for t, _ in told}) == len({s for _, s in told}):  # told as the threshold was
+            setting["setting"] = None
     return tuple(setting.values())
 
 
-def _is_sweep(row: Row, rows: Sequence[Row]) -> bool:
-    """True where no threshold of the row's policy has more than one number of steps."""
+def _swept(row: Row, rows: Sequence[Row]) -> list[Row]:
+    """The rows of the row's policy where each threshold has one number of steps; none elsewhere."""
     same = ("policy", "pairing", "block", "drafts", "answer", *_own(rows))
     alike = [r for r in rows if r.steps and all(_value(r, name) == _value(row, name) for name in same)]
     thresholds = {r.threshold for r in alike}
-    return 1 < len(thresholds) == len({(r.threshold, r.steps) for r in alike})
+    return alike if 1 < len(thresholds) == len({(r.threshold, r.steps) for r in alike}) else []
 
 
 def _begins(origin: Row, row: Row, apart: Sequence[str]) -> bool:

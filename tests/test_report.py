@@ -77,6 +77,10 @@ def test_a_sweep_of_thresholds_is_one_line_and_two_settings_are_two():
     swept = [row("hybrid", 90, 9 - 5 * t, policy="threshold", threshold=t, steps=64) for t in (0.5, 0.7, 0.9)]
     (line,) = series(Frontier("t", "test", swept))
     assert line.label == "threshold" and [p.rows[0].threshold for p in line.points] == [0.9, 0.7, 0.5]
+    (line,) = series(Frontier("t", "test", [replace(r, policy="edit", setting=f"edit {r.threshold}") for r in swept]))
+    assert line.label == "edit" and len(line.points) == 3, "told what the threshold was"
+    verified = [replace(r, setting=f"verify {n}") for r in swept for n in (1, 2)]
+    assert len(series(Frontier("t", "test", verified))) == 2
     both = [replace(r, steps=s) for r in swept for s in (4, 8)]
     assert [line.label for line in series(Frontier("t", "test", both))] == [
         "threshold 0.5", "threshold 0.7", "threshold 0.9",
