@@ -54,7 +54,7 @@ def table(frontier: Frontier, width: int | None = None) -> str:
 
 
 def _widths(cells: list[list[str]], total: int) -> list[int]:
-    """As wide as the content; the bar takes what is left, and the policy is cut where too little is."""
+    """As wide as the content; the bar takes what is left, and the policy is wrapped where too little is."""
     widths = [max(len(line[i]) for line in [list(HEADINGS), *cells]) for i in range(len(HEADINGS))]
     for column, least in ((BAR, 4), (METHOD, 11), (POLICY, 8), (METHOD, 6)):
         room = total - sum(widths) + widths[column]

@@ -131,8 +131,7 @@ def _shortened(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     told = [(setting.get("policy"), tuple((setting.get("setting") or "").split(", "))) for setting in settings]
     ways: dict[Any, set[tuple[str, ...]]] = {}
     for policy, parts in told:
-        if parts != ("",):
-            ways.setdefault(policy, set()).add(parts)
+        ways.setdefault(policy, set()).add(parts)
     shared = {policy: set.intersection(*map(set, several)) for policy, several in ways.items() if len(several) > 1}
     left = [", ".join(part for part in parts if part not in shared.get(policy, ())) for policy, parts in told]
     return [{**setting, "setting": said or None} for setting, said in zip(settings, left, strict=True)]

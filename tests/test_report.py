@@ -139,6 +139,9 @@ def test_labels_say_what_differs_and_no_more():
         "confidence", "confidence · 5 drafts", "confidence · temperature 0.5 · 5 drafts", "factor · factor 1.0",
         "remask · rule cap, hold 0.1", "remask · rule loop, hold 0.1", "remask · rule loop, hold 0.2",
     }  # fmt: skip
+    drawn = [drafted("remask", f"temperature 0.5{more}") for more in (", rate 0.1", ", rate 0.2")]
+    labels = {line.label for line in series(Frontier("t", "test", [drafted("remask"), *drawn]))}
+    assert labels == {"remask", "remask · temperature 0.5, rate 0.1", "remask · temperature 0.5, rate 0.2"}
     chosen = [replace(made[1], answer_is=by) for by in ("vote", "likelihood")]
     assert {line.label for line in series(Frontier("t", "test", chosen))} == {
         "confidence · vote", "confidence · likelihood",
