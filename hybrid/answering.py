@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hybrid.bridge import Projection
 from hybrid.choose import Choice, check_drafts, chosen
-from hybrid.diffusion.budget import Budget, Plan
+from hybrid.diffusion.budget import Budget, Plan, Unit
 from hybrid.diffusion.deadline import Deadline
 from hybrid.diffusion.draft import State
 from hybrid.diffusion.noise import Noise
@@ -72,17 +72,18 @@ class Answering:
                 f"answer='canvas': this budget leaves row {plan.steps.index(0)} no step, so that there is no canvas to "
                 f"read; {least} or more are needed"
             )
-        if budget.forwards is not None and drafter.steps_matter and not (any(plan.steps) or budget.is_nothing):
+        counts, drafts_at_all = _counts(drafter), drafter.learns or drafter.steps_matter
+        if budget.forwards is not None and drafts_at_all and not (any(plan.steps) or budget.is_nothing):
             told["note"] = (
                 f"forwards={budget.forwards}: the answer may take {writing.forwards(self.model.max_answer)}, and a "
-                f"sketch {self._besides(drafter, writing)} besides its steps; answered without one"
+                f"sketch {self._besides(drafter, writing)} besides its {counts}; answered without one"
             )
-        if budget.ms is not None and drafter.steps_matter and any(plan.steps):
+        if budget.ms is not None and drafts_at_all and any(plan.steps):
             timing, began = self._timing(request, drafter, plan, drafts, began, clock, writing)
             ends = began + budget.ms / 1e3 - timing.answer
             fit = int((ends - clock() - timing.before) / timing.step)
             too_few = least if writing.how == "canvas" else 0  # without a step there is a decoded answer, or none
-            plan = plan.at_most(fit if fit >= least else too_few)
+            plan = plan.at_most(fit if fit >= least else too_few, counts)
             if drafter.forwards_besides:  # what verifies comes after the last step
                 ends -= timing.before
             request = replace(request, pace=Deadline(ends, timing.step, clock).steps_left)
@@ -129,7 +130,7 @@ class Answering:
             besides=self._besides(drafter, writing),
             per_step=drafter.forwards_per_step,
             least=self._least(drafter),
-            counts="steps" if drafter.steps_matter or not drafter.learns else "tokens",
+            counts=_counts(drafter),
         )  # fmt: skip
 
     def _timing(
@@ -143,7 +144,7 @@ class Answering:
             type(drafter),
             drafter.forwards_besides,
             drafter.forwards_per_step,
-            writing.how,
+            writing,
             self.model.max_answer,
         )
         if shape in self.timings:
@@ -151,15 +152,17 @@ class Answering:
         rows = torch.arange(len(request.prompts), device=request.prompts.keys.device).repeat(drafts)
         several = request.select(rows)
 
-        def call(steps: int) -> Trial:
-            trial = Plan((steps,) * len(rows), (self.model.canvas,) * len(rows))
+        def call(n: int) -> Trial:
+            trial = Plan((n,) * len(rows), (self.model.canvas,) * len(rows)).at_most(n, counts)
             found = self.answer(several, trial, drafter, Noise(0, several.prompts.keys), None, clock, writing)
             draft, answer = (sum(r.timing[part] for r in found) for part in ("draft", "answer"))
+            if counts == "tokens":  # a text may end before it has n
+                draft *= n / max(r.spent["denoiser_forwards"] for r in found)
             return Trial(draft, answer, max(r.spent["decoder_forwards"] for r in found))
 
-        least = self._least(drafter)
-        steps = max(min(max(plan.steps), 8), least)
-        self.timings[shape] = calibrate(call, steps, least, writing.forwards(self.model.max_answer))
+        least, counts = self._least(drafter), _counts(drafter)
+        most = max(min(max(getattr(plan, counts)), 8), least)
+        self.timings[shape] = calibrate(call, most, least, writing.forwards(self.model.max_answer))
         return self.timings[shape], clock()
 
     def answer(
@@ -260,6 +263,11 @@ class Answering:
         answer = Segment("answer", marker, keep, end[:, None], is_causal=True, sees=("prompt", "sketch"))
         read = [sketch, answer] if sketch.keep.any() else [answer]
         return (read if memory is not None else [prompt_segment(prompts.as_read), *read]), memory
+
+
+def _counts(drafter: Drafter) -> Unit:
+    """What the drafter's forwards and time buy."""
+    return "steps" if drafter.steps_matter or not drafter.learns else "tokens"
 
 
 def _mean_log(drafted: Drafted, special: Special) -> list[float] | list[None]:

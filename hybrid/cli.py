@@ -179,6 +179,8 @@ def _evaluate(options: Any) -> int | None:
     from hybrid.shard import joined, own_device
 
     check_run(options.run)
+    out = Path(options.out or options.run)
+    out.mkdir(parents=True, exist_ok=True)
     lists = {k: getattr(options, k) for k in ("steps", "policies", "controls", "answers", "verify")}
     extra = [f"evaluate.{k}=[{v}]" for k, v in lists.items() if v is not None]
     extra += [
@@ -188,6 +190,8 @@ def _evaluate(options: Any) -> int | None:
     ]
     experiment = cli_tools.read(options, extra)
     check_evaluated(experiment, read_experiment(options.run))
+    if said := cli_tools.unused(options, experiment.model.drafter):
+        print(f"hybrid: warning: {said}", file=sys.stderr)
     reasoner, trained = load_reasoner(options.run, experiment)
     examples = experiment.examples(experiment.evaluate.split)
     ways(reasoner, experiment.evaluate)  # refuses what makes no sense before any process is started, as the next line
@@ -204,7 +208,6 @@ def _evaluate(options: Any) -> int | None:
         return 0
     config = plain(experiment)
     frontier = dataclasses.replace(frontier, model=config["model"], extra={"config": config})
-    out = Path(options.out or options.run)
     files = report.write(frontier, out)
     print(report.table(frontier))
     print("written: " + ", ".join(str(f) for f in files))
@@ -237,7 +240,7 @@ def _show(options: Any) -> None:
     print(kinds_table())
 
 
-def _sweep(options: Any) -> None:
+def _sweep(options: Any) -> int:
     from hybrid import report
     from hybrid.config import add_fork_path
     from hybrid.sweep import parameters, points, sweep
@@ -246,10 +249,14 @@ def _sweep(options: Any) -> None:
     out = Path(options.out or Path("runs") / f"sweep-{Path(options.config).stem}")
     slurm = None if options.slurm is None else parameters(options.slurm)
     listed = points(options.config, options.overrides, out)
-    merged = sweep(listed, out, jobs=options.jobs, slurm=slurm, say=lambda line: print(line, flush=True))
+    merged, failed = sweep(listed, out, jobs=options.jobs, slurm=slurm, say=lambda line: print(line, flush=True))
     files = report.write(merged, out)
     print(report.table(merged))
     print("written: " + ", ".join(str(f) for f in files))
+    if failed:
+        again = "the same command runs what is left"
+        print(f"hybrid: {len(failed)} of {len(listed)} points failed: {'; '.join(failed)}; {again}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _report(options: Any) -> None:

@@ -9,7 +9,11 @@ from typing import Any
 
 
 def arguments(sample: argparse.ArgumentParser) -> None:
-    sample.add_argument("--prompt", action="append", help="a prompt, may be repeated; default: lines of stdin")
+    sample.add_argument(
+        "--prompt",
+        action="append",
+        help="a prompt, may be repeated (--prompt=-5+3 where it begins with a minus); default: lines of stdin",
+    )
     sample.add_argument("--file", help="prompts, one a line; - for stdin")
     sample.add_argument("--paragraphs", action="store_true", help="prompts of several lines, blank lines between them")
     sample.add_argument("--steps", type=int, help="denoising steps; 0: no sketch; default: one per canvas position")

@@ -4,7 +4,10 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybrid.drafters import Drafter
 
 Command = Callable[[str, Callable[[Any], None], str], argparse.ArgumentParser]
 
@@ -81,6 +84,10 @@ def _harness(options: Any) -> None:
         raise ValueError("harness needs the package lm-eval: pip install 'hybrid-reasoning[harness]'") from None
     check_run(options.run)
     add_fork_path(options.run)
+    if options.out:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+        if Path(options.out).is_dir():
+            raise ValueError(f"--out {options.out}: is a folder; name a file")
     model = HybridLM(
         options.run, options.steps, options.join, options.score, options.samples, batch_size=options.batch,
         device=options.device,
@@ -95,3 +102,14 @@ def _harness(options: Any) -> None:
     if options.out:
         Path(options.out).write_text(json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8")
         print(f"written: {options.out}")
+
+
+def unused(options: Any, drafter: "Drafter") -> str | None:
+    """Options of an evaluation that say nothing to this drafter, in one line; None: all of them count."""
+    from hybrid.drafters.diffusion import Diffusion
+
+    names = ("policies", "drafts", "temperature", "verify", *(() if drafter.steps_matter else ("steps",)))
+    given = [f"--{name}" for name in names if getattr(options, name) is not None]
+    if isinstance(drafter, Diffusion) or not given:
+        return None
+    return f"{', '.join(given)}: of diffusion drafters alone, and this run's is {type(drafter).__name__}; not used"

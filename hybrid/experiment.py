@@ -61,6 +61,11 @@ class Experiment:
     data_seed: int = 0
     run: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("seed", "data_seed"):
+            if not -(2**63) <= getattr(self, name) < 2**63:
+                raise ValueError(f"{name}={getattr(self, name)}: must be a number of 64 bits")
+
     @property
     def title(self) -> str:
         return self.name or plain_kind(self)
@@ -70,7 +75,8 @@ class Experiment:
         return split(self.task, self.data, name, self.data_seed)
 
     def make_tokenizer(self) -> Tokenizer:
-        """A checkpoint's own; else made from (at most 20,000 rows of) the train split, the same for every seed."""
+        """A checkpoint's own; else made from the train split, the same for every seed: from all characters of a file, or
+        from the byte pairs of its first 20,000 rows."""
         if not isinstance(self.tokenizer, Two):
             return self._tokenizer(self.tokenizer, "tokenizer", *ARCHITECTURES)
         drafter = "backbone" if self.model.drafter_backbone is None else "drafter_backbone"
@@ -88,7 +94,8 @@ class Experiment:
         named = [(key, b) for key in keys if isinstance(b := innermost(getattr(self.model, key)), Pretrained)]
         if not named:
             train = self.examples("train")
-            rows = (train[i] for i in range(min(len(train), _looked_at(train))))
+            most = len(train) if isinstance(config, Character) else TOKENIZER_ROWS  # none may be unknown
+            rows = (train[i] for i in range(min(len(train), _looked_at(train, most))))
             return config.train(text for row in rows for text in (row.prompt, row.sketch, row.answer))
         key, first = named[0]
         if not isinstance(config, PretrainedTokenizer):
@@ -116,14 +123,24 @@ class Experiment:
         for name in ("train", "valid"):
             rows = self.examples(name)
             try:
-                check_room(rows, tokenizer, self.model.canvas, self.model.max_answer, _looked_at(rows))
+                check_room(rows, tokenizer, self.model.canvas, self.model.max_answer, _looked_at(rows, len(rows)))
             except ValueError as error:
                 raise ConfigError(f"data, split {name}: {error}") from None
 
+    def check_evaluation(self, tokenizer: Tokenizer) -> str | None:
+        """What an evaluation of this run will be refused for, in one line, where it can be known before training."""
+        try:
+            rows = self.examples(name := self.evaluate.split)
+            most = min(_looked_at(rows), self.evaluate.examples or len(rows))
+            check_room(rows, tokenizer, self.model.canvas, self.model.max_answer, most)
+        except (ValueError, OSError) as error:
+            return f"the run can be trained, but not evaluated: data, split {name}: {error}"
+        return None
 
-def _looked_at(rows: Sequence[Example]) -> int:
+
+def _looked_at(rows: Sequence[Example], of_a_file: int = TOKENIZER_ROWS) -> int:
     """How many rows are read before training: fewer of made data, which is slower to make and all alike."""
-    return TOKENIZER_ROWS if len(rows) < 2**30 else 2000
+    return of_a_file if len(rows) < 2**30 else 2000
 
 
 def plain_kind(experiment: Experiment) -> str:

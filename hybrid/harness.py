@@ -54,6 +54,7 @@ class HybridLM(LM):
             raise ValueError(f"score={score!r}: must be bound or answer")
         if int(samples) < 1 or int(batch_size) < 1:
             raise ValueError(f"samples={samples}, batch_size={batch_size}: must be 1 or more")
+        _check_join(join)
         if not isinstance(run, Reasoner):
             run = load_run(run, device or "auto")
         elif device is not None:
@@ -96,7 +97,9 @@ class HybridLM(LM):
             self.reasoner.config, options.get("policy"), options.get("threshold"), temperature, options.get("verify")
         )
         results = self.reasoner.reason(list(contexts), Budget(steps), drafter=drafter, seed=seed)
-        texts = [options.get("join", self.join).format(sketch=r.sketch, answer=r.answer) for r in results]
+        join = str(options.get("join", self.join))
+        _check_join(join)
+        texts = [join.format(sketch=r.sketch, answer=r.answer) for r in results]
         until = options.get("until") or []
         for stop in [until] if isinstance(until, str) else until:
             texts = [text.partition(stop)[0] if stop else text for text in texts]
@@ -145,6 +148,13 @@ class HybridLM(LM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         raise ValueError("loglikelihood_rolling: a reasoner answers prompts and has no likelihood of text without one")
+
+
+def _check_join(join: str) -> None:
+    try:
+        join.format(sketch="", answer="")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise ValueError(f"join={join!r}: must be a text of {{sketch}} and {{answer}}") from None
 
 
 def run_tasks(

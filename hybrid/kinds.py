@@ -57,7 +57,7 @@ def look_up(base: type, name: str) -> type:
         raise ValueError(f"unknown {base.__name__} kind {name!r}; {known}")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # TypeError: a path that begins with a dot
         raise ValueError(f"cannot import {base.__name__} kind {name!r} ({error}); {known}") from None
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ValueError(f"{name!r} is not a {base.__name__}; {known}")

@@ -148,12 +148,18 @@ def _accepted(result: Reasoned) -> str:
 
 @contextmanager
 def whole(path: Path) -> Iterator[TextIO]:
-    """A file for results, which takes its name when all are in it."""
+    """A file for results, which takes its name when all are in it. Until then, and where that never comes, they are in
+    another beside it, which ends in .partial.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
+    beside = path.with_name(f"{path.name}.partial")
     try:
         with open(beside, "w", encoding="utf-8") as file:
             yield file
         os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    except BaseException:
+        if beside.is_file() and beside.stat().st_size:
+            print(f"hybrid: what was answered so far is in {beside}", file=sys.stderr)
+        else:
+            beside.unlink(missing_ok=True)
+        raise

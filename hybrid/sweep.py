@@ -85,22 +85,41 @@ def points(config: str, axes: Sequence[str], out: Path) -> list[Point]:
             )
         choices[key] = _values(values)
     several = [key for key, values in choices.items() if len(values) > 1]
-    found = []
+    found, tells = [], set()
     for chosen in itertools.product(*choices.values()):
         pairs = dict(zip(choices, chosen, strict=True))
         name = ",".join(f"{key}={pairs[key]}" for key in several) or "only"
         folder = out / re.sub(r"[^\w.=,+-]+", "_", name)
         overrides = tuple(f"{key}={value}" for key, value in pairs.items())
-        read_experiment(config, overrides)
+        experiment = read_experiment(config, overrides)
+        tells.add((experiment.title, experiment.evaluate.split))
         found.append(Point(config, overrides, tuple((key, pairs[key]) for key in several), folder))
     if len({point.folder for point in found}) < len(found):
         raise ConfigError("two points of the sweep have the same name: give each value once")
+    if len(tells) > 1:
+        (task, split), (other, its) = sorted(tells)[:2]
+        raise ConfigError(
+            f"points of {task} ({split}) and of {other} ({its}) have no frontier in common: sweep one task and one "
+            "evaluate.split at a time"
+        )
     return found
 
 
 def _values(text: str) -> list[str]:
     """A comma-separated list; commas inside brackets, braces or quotes are part of a value."""
-    return [part for part in re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"|[^,])+", text) if part] or [""]
+    parts, depth, quote = [""], 0, ""
+    for sign in text:
+        if sign == "," and not depth and not quote:
+            parts.append("")
+            continue
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"" and (not parts[-1] or parts[-1][-1] in " [{,:"):  # elsewhere it is an apostrophe
+            quote = sign
+        else:
+            depth += (sign in "[{") - (sign in "]}")
+        parts[-1] += sign
+    return [part for part in parts if part] or [""]
 
 
 def parameters(text: str) -> dict[str, Any]:
@@ -118,8 +137,9 @@ def sweep(
     jobs: int = 1,
     slurm: dict[str, Any] | None = None,
     say: Callable[[str], None] = print,
-) -> Frontier:
-    """Run what is left of the points, at most `jobs` at a time, and merge the frontiers of all.
+) -> tuple[Frontier, list[str]]:
+    """Run what is left of the points, at most `jobs` at a time, and merge the frontiers of all that can be finished.
+    Returns them, and the names of those that failed.
 
     slurm: run under Slurm with these parameters of the engine; None: on this machine.
 
@@ -138,7 +158,7 @@ def sweep(
         raise ConfigError(
             f"none of the {len(listed)} points could be finished; the first said: {next(iter(failed.values()))}"
         )
-    return merge(whole)
+    return merge(whole), list(failed)
 
 
 def _run(

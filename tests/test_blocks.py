@@ -380,12 +380,21 @@ def test_cached_equals_uncached_in_other_arrangements(options, pairing):
 
 def test_a_row_alone_is_drafted_as_in_the_batch():
     reasoner, prompts = tiny_reasoner(), tiny_batch(8).prompts
-    for drafter in (Diffusion(attention_block=2, policy=Threshold(0.3), temperature=1.0), Diffusion(attention_block=4)):
-        together = reasoner.reason(prompts, Budget(5), drafter=drafter)
+    remasks, steps = (
+        Diffusion(attention_block=2, policy=Remask("cap", 0.5), temperature=1.0),
+        (18, 12, 9, 15, 18, 7, 5, 16),
+    )
+    for drafter, budgets in (
+        (Diffusion(attention_block=2, policy=Threshold(0.3), temperature=1.0), (5,) * 8),
+        (Diffusion(attention_block=4), (5,) * 8),
+        (remasks, steps),  # some rows ask nothing while others do
+    ):
+        together = reasoner.reason(prompts, Budget(budgets), drafter=drafter)
         for row in range(8):
-            (alone,) = reasoner.reason(prompts.select(torch.tensor([row])), Budget(5), drafter=drafter)
+            (alone,) = reasoner.reason(prompts.select(torch.tensor([row])), Budget(budgets[row]), drafter=drafter)
             assert alone.sketch_tokens == together[row].sketch_tokens
-            assert alone.spent["denoiser_forwards"] == together[row].spent["denoiser_forwards"]
+            for cost in ("denoiser_forwards", "positions"):
+                assert alone.spent[cost] == together[row].spent[cost], (drafter, row, cost)
 
 
 def test_guidance_over_blocks_forgets_the_prompt_and_keeps_the_past():

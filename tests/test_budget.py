@@ -186,6 +186,44 @@ def test_a_deadline_is_kept_and_the_answer_is_always_there(pairing, ms):
             del n.model.base_model.forward
 
 
+@pytest.mark.parametrize("ms", [20, 45, 55, 70, 200])
+def test_a_deadline_ends_a_chain_too(ms):
+    """What is written token by token ends in time, the answer's own time kept free, and says where it was cut."""
+    for seed in range(3):
+        reasoner, prompts = tiny_reasoner(seed, drafter=Autoregressive(), feed=Gold()), tiny_batch(3).prompts
+        whole = [sum(t != SPECIAL.pad for t in r.sketch_tokens) for r in reasoner.reason(prompts)]
+        clock = Clock(reasoner, 0.01)
+        reasoner.reason(prompts, Budget(ms=1000), clock=clock)  # times the machine
+        began = clock()
+        results = reasoner.reason(prompts, Budget(ms=ms), clock=clock)
+        assert 1e3 * (clock() - began) <= max(ms, 40) + 10 + 1e-6
+        tokens = [sum(t != SPECIAL.pad for t in r.sketch_tokens) for r in results]
+        assert all(r.answer_tokens for r in results)
+        if ms <= 45:
+            assert not any(tokens) and "answered without" in results[0].allowed["note"]
+        else:
+            room = CANVAS if ms == 200 else results[0].allowed["tokens"]
+            assert tokens == [min(n, room) for n in whole] and (ms == 200 or 1 <= room < CANVAS)
+
+
+def test_a_chain_that_slows_down_stops_writing(monkeypatch):
+    """Calls that take longer than when they were timed: one over, and no more."""
+    now, seconds, inner = 0.0, 0.01, Network.remember
+
+    def remember(self, segments, memory=None):
+        nonlocal now
+        now += seconds
+        return inner(self, segments, memory)
+
+    monkeypatch.setattr(Network, "remember", remember)
+    reasoner, prompts = tiny_reasoner(drafter=Autoregressive(), feed=Gold(), canvas=16), tiny_batch(5, 16).prompts
+    reasoner.reason(prompts, Budget(ms=10000), clock=lambda: now)  # times the machine
+    for ms in (150, 200, 300):
+        seconds, began, answer = 0.02, now, 0.01 * MAX_ANSWER  # the answer's time is kept at the old rate
+        reasoner.reason(prompts, Budget(ms=ms), clock=lambda: now)
+        assert 1e3 * (now - began) <= ms + 20 + 1e3 * answer + 1e-6
+
+
 @pytest.mark.parametrize("ms", [150, 200, 250, 300])
 def test_a_deadline_keeps_the_time_of_verifying(ms, monkeypatch):
     """Calls take 10 ms, and over a canvas 20, which the calibration did not see: one call over, and no more."""

@@ -18,6 +18,7 @@ from hybrid import cli_help
 from hybrid.cli import _parser, main
 from hybrid.config import add_fork_path
 from hybrid.experiment import is_run, read_experiment
+from hybrid.reasoner import Reasoner
 from hybrid.tasks import JsonLines
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,10 @@ BAD_CONFIG = {
     "model.canvas=0": ("model", "canvas=0", "1 or more"),
     "evaluate.controls=[silver]": ("evaluate", "'silver'", "gold, shuffled, pause"),
     "model.drafter=no_such_module.Drafter": ("model.drafter.kind", "no_such_module", *DRAFTER_KINDS),
+    "model.drafter=.module.Drafter": ("model.drafter.kind", "'.module.Drafter'", *DRAFTER_KINDS),
+    "train.weight_decay=.nan": ("train", "weight_decay=nan", "finite"),
+    "train.timeout=.inf": ("train", "timeout=inf", "finite"),
+    "seed=99999999999999999999": ("seed=99999999999999999999", "64 bits"),
     "canvas": ("'canvas'", "key=value"),
 }
 
@@ -226,6 +231,50 @@ def test_a_file_where_a_folder_should_be_is_refused(capsys, trained, run, tmp_pa
         assert f"run={place}" in err and "folder" in err
     assert str(file) in refused(capsys, "evaluate", run, "--out", file, "--no-progress", "--steps", "0")
     assert file.read_text() == "mine"
+
+
+def test_answers_are_kept_where_a_call_is_interrupted(capsys, run, tmp_path, monkeypatch):
+    """In a file that says that it is not whole; a call that goes well leaves none."""
+    prompts, out, calls = tmp_path / "p.txt", tmp_path / "a.txt", []
+    prompts.write_text("1+1\n2+2\n3+3\n")
+    line = ["sample", run, "--file", prompts, "--batch", "1", "--steps", "1", "--out", out]
+    reason = Reasoner.reason
+
+    def once(self, *given, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return reason(self, *given, **options)
+
+    monkeypatch.setattr(Reasoner, "reason", once)
+    assert main([str(a) for a in line]) == 130
+    partial = tmp_path / "a.txt.partial"
+    assert str(partial) in capsys.readouterr().err
+    assert partial.read_text().count("prompt") == 1 and not out.exists()
+    done(capsys, *line)
+    assert out.read_text().count("prompt") == 3 and not partial.exists()
+
+
+def test_data_that_cannot_be_evaluated_is_said_before_training(capsys, tmp_path):
+    config = write_config(tmp_path)
+    write_rows(tmp_path / "test.jsonl", [*rows()[:3], {"prompt": "9\u22129\n=", "sketch": "0", "answer": "0"}])
+    assert main(["train", str(config), f"run={tmp_path / 'run'}", "--no-progress"]) == 0
+    err = capsys.readouterr().err
+    assert "warning" in err and "not evaluated: data, split test: unknown character '\u2212'" in err
+
+
+def test_no_row_of_a_file_holds_an_unknown_character(capsys, tmp_path):
+    """However late it comes: the tokenizer has read all of them."""
+    late = [*rows(), *({"prompt": f"{i}=", "sketch": "", "answer": "0"} for i in range(20_000))]
+    config = write_config(tmp_path, [*late, {"prompt": "\u00e9=", "sketch": "", "answer": "0"}])
+    assert "\u00e9" in read_experiment(config, ["tokenizer={kind: character}"]).make_tokenizer().names.values()
+
+
+def test_options_that_do_nothing_are_said(capsys, tmp_path):
+    config, run = write_config(tmp_path), tmp_path / "run"
+    done(capsys, "train", config, f"run={run}", "model.drafter=none", "model.feed=none", "--no-progress")
+    assert main(["evaluate", str(run), "--steps", "1", "--drafts", "5", "--no-progress"]) == 0
+    assert "warning: --drafts, --steps: of diffusion drafters alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "trained.json", "config.yaml"])

@@ -43,16 +43,17 @@ def blank(rows, length=LENGTH):
 
 @dataclass(frozen=True)
 class Logged(Denoiser):
-    """Remembers the rows and times of every call."""
+    """Remembers the rows that ask, and their times, of every call."""
 
     inner: Denoiser
     rows: torch.Tensor
     calls: list = field(default_factory=list)
 
-    def __call__(self, z, t):
-        self.calls.append((self.rows.tolist(), t.tolist()))
+    def logits(self, z, t, where):
+        asks = where.any(-1)
+        self.calls.append((self.rows[asks].tolist(), t[asks].tolist()))
         assert len(z) == len(self.rows) == len(t)
-        return self.inner(z, t)
+        return self.inner.logits(z, t, where)
 
     def select(self, rows):
         return Logged(self.inner.select(rows), self.rows[rows], self.calls)

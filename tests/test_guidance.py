@@ -18,6 +18,7 @@ from hybrid.diffusion.guidance import (
     pack,
     spread,
 )
+from hybrid.diffusion.noise import sample
 from hybrid.diffusion.remask import Remask
 from hybrid.diffusion.sampling import Sampling
 from hybrid.diffusion.schedule import Linear
@@ -182,6 +183,23 @@ def test_top_p_is_taken_at_the_temperature_and_top_k_before_it():
     ):
         shares = torch.bincount(sampling.draw(logits.expand(n, -1), lambda: u), minlength=3) / n
         assert torch.allclose(shares, torch.tensor(expected), atol=1e-3)
+
+
+def test_half_precision_rounds_no_law():
+    """bfloat16 networks: what is drawn follows their own logits, not the logits rounded once more at a temperature."""
+    logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)).bfloat16()
+    u = ((torch.arange(50) + 0.5) / 50).double()
+    for sampling in (Sampling(0.7), Sampling(1.3, top_p=0.9)):
+        law = sampling.narrowed(logits.double() / sampling.temperature)
+        for at in (0.1, 0.5, 0.9):
+            at_all = (u + at) % 1
+            assert torch.equal(sampling.draw(logits, lambda at_all=at_all: at_all), sample(law, at_all))
+    reasoner, prompts = tiny_reasoner().to(torch.bfloat16), tiny_batch(3).prompts
+    denoise, _ = Diffusion(guidance=1.5).bind(
+        reasoner.networks.drafter, Request(prompts, 6, Special()), Spent.nothing(3)
+    )
+    masks = torch.full((3, 6), Special().mask)
+    assert denoise.logits(masks, torch.ones(3), masks > 0).dtype == torch.float32
 
 
 def test_drafts_draw_from_what_top_k_leaves():

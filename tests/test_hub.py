@@ -97,8 +97,8 @@ def test_a_repository_is_fetched_whole(tmp_path, monkeypatch):
     reasoner, fetched = run_of(tmp_path / "run"), []
     export(tmp_path / "run", tmp_path / "out")
 
-    def snapshot_download(name, allow_patterns):
-        fetched.append(name)
+    def snapshot_download(name, allow_patterns, **told):
+        fetched.append((name, told))
         files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
         left = [file.name for file in files if not any(fnmatch(file.name, p) for p in allow_patterns)]
         assert left == ["README.md"] and not any(fnmatch("code.py", p) for p in allow_patterns)
@@ -106,7 +106,8 @@ def test_a_repository_is_fetched_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "snapshot_download", snapshot_download)
     assert_same(reasoner, HybridReasoningPipeline.from_pretrained("me/it"))
-    assert fetched == ["me/it"]
+    HybridReasoningPipeline.from_pretrained("me/it", revision="v1", token="mine", local_files_only=True)
+    assert fetched == [("me/it", {}), ("me/it", {"revision": "v1", "token": "mine", "local_files_only": True})]
 
 
 def test_its_parts_load_with_plain_classes(tmp_path):

@@ -8,11 +8,12 @@ from toy import Joint, RandomDenoiser, chi_squared_p
 
 from hybrid.diffusion.corruption import Absorbing, Alphabet
 from hybrid.diffusion.draft import draft
-from hybrid.diffusion.guidance import Counted, Denoiser, Predict
+from hybrid.diffusion.guidance import Banned, Counted, Denoiser, Ended, Ending, Predict
 from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Ancestral, FirstHitting
 from hybrid.diffusion.remask import Edit, Remask
 from hybrid.diffusion.schedule import Linear, NoiseSchedule
+from hybrid.diffusion.stop import Stable
 from hybrid.kinds import look_up, names
 from hybrid.records import Spent
 
@@ -269,3 +270,17 @@ def test_editing_keeps_what_is_likely_and_what_the_budget_ends():
         states = run(weak, Edit(threshold=0.1, edit=edit), 5, z=torch.tensor([[2, 2]]), temperature=0.0)
         assert states[-1].z[0].tolist() == expected
     assert run(weak, Edit(0.1, 0.7), 1, z=torch.tensor([[2, 2]]), temperature=0.0)[-1].z[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("options", [{}, {"decode_window": 2}, {"stop": Stable(1)}], ids=str)
+def test_a_last_step_edits_no_end_on_which_pads_stand(options):
+    """Tokens 0 and 1 are text, 2 the end, 3 the pad, 4 the mask. An end that becomes text would open its pads again."""
+    ending, opened = Ending(2, 3, 4), 0
+    for seed in range(6):
+        denoise = Ended(Banned(RandomDenoiser(4, 5, seed), (4,)), ending)
+        for steps in (3, 4, 6, 9):
+            z = torch.full((40, 5), 4)
+            states = run(denoise, Edit(0.3, 0.3), steps, joint=RandomDenoiser(4, 5), z=z, close=ending.close, **options)
+            assert (states[-1].z != 4).all()
+            opened += sum(int(((a.z != 4) & (b.z == 4)).any()) for a, b in zip(states, states[1:], strict=False))
+    assert opened  # before the last step it may

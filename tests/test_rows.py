@@ -76,6 +76,9 @@ def test_chats_give_their_turns(tmp_path):
         ({"question": " ", "work": "", "label": "1"}, {}, "line 1: the prompt is empty"),
         ({"question": "q", "work": "1", "label": ""}, {"divider": "####"}, "the sketch has no '####'"),
         ({"messages": "hi"}, {"messages": "messages"}, "field 'messages' must be a list of turns"),
+        ({"question": "q", "work": "", "label": None}, {}, "line 1: task.answer='{label}': field label is null"),
+        ({"question": ["q"], "work": "", "label": "1"}, {}, "field question is no text but ['q']; expected text"),
+        ({"question": "q", "work": "", "label": "18 apples"}, {"check": "number"}, "answer '18 apples' is no number"),
     ],
 )
 def test_rows_that_do_not_fit_are_named_by_place(row, options, said, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from test_cli import done, refused, write_config
 
 from hybrid.build import ConfigError
+from hybrid.cli import main
 from hybrid.sweep import _values, parameters, points, sweep
 
 
@@ -17,6 +18,7 @@ from hybrid.sweep import _values, parameters, points, sweep
         ("[0,1],[0,2]", ["[0,1]", "[0,2]"]),
         ("{kind: threshold, threshold: 0.9},confidence", ["{kind: threshold, threshold: 0.9}", "confidence"]),
         ("'a,b',c", ["'a,b'", "c"]),
+        ("{a: {b: 1, c: 2}, d: 3},[[0,1],[2]],it's,4", ["{a: {b: 1, c: 2}, d: 3}", "[[0,1],[2]]", "it's", "4"]),
         ("", [""]),
     ],
 )
@@ -43,8 +45,6 @@ def test_every_combination_is_a_point_of_its_own(tmp_path):
 
 def work(self):
     """What a job does, in this process."""
-    from hybrid.cli import main
-
     if "seed=9" in self.overrides:
         return "it went wrong"
     status = main(["train", self.config, *self.overrides, f"run={self.folder}", "--no-progress"])
@@ -61,14 +61,30 @@ def test_what_is_left_is_run_and_all_is_merged(tmp_path, monkeypatch):
 
     monkeypatch.setattr("hybrid.sweep._run", run)
     listed = points(config, ["seed=0,9", "train.learning_rate=0.1,0.01", "evaluate.steps=[0,2]"], tmp_path / "out")
-    merged = sweep(listed, tmp_path / "out", say=said.append)
+    merged, failed = sweep(listed, tmp_path / "out", say=said.append)
     assert len(ran[0]) == 4 and sum("it went wrong" in line for line in said) == 2
-    assert len(merged.rows) == 4
+    assert len(merged.rows) == 4 and failed == [point.name for point in listed if "seed=9" in point.overrides]
     assert [row.extra["train.learning_rate"] for row in merged.rows] == ["0.1", "0.1", "0.01", "0.01"]
     sweep(listed, tmp_path / "out", say=said.append)
     assert ran[1] == [point.name for point in listed if "seed=9" in point.overrides]
     with pytest.raises(ConfigError, match="none of the 2 points"):
         sweep(listed[2:], tmp_path / "out", say=said.append)
+
+
+def test_a_sweep_with_failed_points_is_no_success(capsys, tmp_path, monkeypatch):
+    """What could be finished is written and shown; the status and the last line say that it is not all."""
+    config, out = write_config(tmp_path), tmp_path / "out"
+    monkeypatch.setattr("hybrid.sweep._run", lambda left, *_: {p.name: why for p in left if (why := work(p))})
+    line = ["sweep", str(config), "seed=0,9", "evaluate.steps=[0]", "--out", str(out)]
+    assert main(line) == 1
+    assert "1 of 2 points failed: seed=9" in capsys.readouterr().err.splitlines()[-1]
+    assert (out / "frontier.json").is_file()
+
+
+@pytest.mark.parametrize("axis", ["evaluate.split=valid,test", "name=a,b"])
+def test_points_without_a_frontier_in_common_are_refused_before_any_is_run(tmp_path, axis):
+    with pytest.raises(ConfigError, match="no frontier in common"):
+        points(str(write_config(tmp_path)), [axis, "seed=0,1"], tmp_path / "out")
 
 
 def test_a_sweep_without_its_engine_says_what_to_install(capsys, tmp_path, monkeypatch):

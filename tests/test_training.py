@@ -273,6 +273,18 @@ def test_a_run_ends_with_the_step_that_reaches_its_positions(home, tmp_path):
     assert told[-2] < 1000 <= told[-1] == trained["positions"] and trained["steps"] == len(told) < 50
 
 
+@pytest.mark.parametrize("option", ["train.decay=constant", "train.ema=0.9"])
+def test_a_run_that_positions_ended_takes_no_step_more(home, tmp_path, option):
+    """The same command again finds it trained, whatever the trainer knows of positions."""
+    run = tmp_path / "run"
+    line = [f"run={run}", "train.steps=50", "train.positions=1000", "train.log_every=1", option]
+    kept = []
+    for _ in range(2):
+        assert main(["train", str(home / "config.yaml"), *line, "--no-progress"]) == 0
+        kept.append([(run / name).read_bytes() for name in ("model.safetensors", "trained.json", "logs/metrics.csv")])
+    assert kept[0] == kept[1]
+
+
 def test_progress_is_by_steps_or_positions_whichever_is_further(home):
     experiment = read_experiment(home / "run")
     reasoner, _ = load_reasoner(home / "run", experiment)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 PerRow = int | Sequence[int] | None
 Effort = Literal["none", "low", "medium", "high"]
+Unit = Literal["steps", "tokens"]  # what a drafter's forwards and time buy
 # Steps of an effort, as a share of the canvas.
 SHARES: dict[str, float] = {"none": 0.0, "low": 1 / 8, "medium": 1 / 3, "high": 1.0}
 
@@ -27,7 +28,8 @@ class Budget:
     tokens: sketch tokens, end token included; 0: no sketch.
     forwards: network calls of the row in all, for prompt, sketch and answer (the number of function evaluations).
         The answer's are reserved first.
-    ms: milliseconds of the whole call. Drafting stops when one more step would eat into what the answer needs.
+    ms: milliseconds of the whole call. Drafting stops when one more step (one more token, where
+        a drafter writes them one by one) would eat into what the answer needs.
     effort: none, low, medium or high: 0, an eighth, a third or all of the canvas in steps.
 
     Raises:
@@ -86,7 +88,7 @@ class Plan:
     @classmethod
     def of(
         cls, budget: Budget, rows: int, canvas: int, *, more: int = 0, answer: int = 0, besides: int = 0,
-        per_step: int = 1, least: int = 1, counts: Literal["steps", "tokens"] = "steps",
+        per_step: int = 1, least: int = 1, counts: Unit = "steps",
     ) -> "Plan":  # fmt: skip
         """The plan for `rows` rows on a canvas with `canvas` positions for the sketch, and `more` for the answer.
 
@@ -118,9 +120,11 @@ class Plan:
     def select(self, rows: Sequence[int]) -> "Plan":
         return Plan(tuple(self.steps[r] for r in rows), tuple(self.tokens[r] for r in rows))
 
-    def at_most(self, steps: int) -> "Plan":
-        """The same plan with fewer steps."""
-        return Plan(tuple(min(n, steps) for n in self.steps), self.tokens)
+    def at_most(self, limit: int, counts: Unit = "steps") -> "Plan":
+        """The same plan with fewer steps, or fewer tokens; without either, there is no sketch."""
+        if counts == "steps":
+            return Plan(tuple(min(n, limit) for n in self.steps), self.tokens)
+        return Plan(tuple(n if limit else 0 for n in self.steps), tuple(min(n, limit) for n in self.tokens))
 
 
 def _each(name: str, given: PerRow, rows: int) -> list[int | None]:

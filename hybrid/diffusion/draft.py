@@ -64,6 +64,7 @@ class _Step:
     alphabet: Alphabet
     sampling: Sampling
     stop: Stop | None
+    close: Callable[[Int[Tensor, "b l"]], Int[Tensor, "b l"]]
 
     def propose(self, rows: Rows, step: int) -> tuple[Proposal, Clock, Float[Tensor, "r"]]:
         """Predictions and draws, at what is open in each row's window; and the time s at which the step ends."""
@@ -78,8 +79,7 @@ class _Step:
         t, s = self.policy.times(clock)
         s = s.minimum(rows.t)  # a plan that is hurried and then not must not turn time back
         where = is_open | is_committed if self.policy.rereads else is_open
-        # Only reopening policies meet a row with nothing to ask; to look costs a wait for the device.
-        logits = rows.ask(z, t, where) if self.policy.reopens else rows.denoise.logits(z, t, where)
+        logits = rows.denoise.logits(z, t, where)
 
         def u() -> Float[Tensor, "n"]:
             return pack(rows.noise.uniform(streams.DRAW, step, z.shape[1]), where, len(logits))
@@ -97,13 +97,21 @@ class _Step:
         self, rows: Rows, proposal: Proposal, clock: Clock
     ) -> tuple[Bool[Tensor, "r l"], Bool[Tensor, "r l"], Bool[Tensor, "r"], Memory]:
         """Positions that take their token, positions that return to noise, rows whose window ends with this step,
-        and what the stopping rule remembers. A last step commits all that is open and reopens nothing."""
+        and what the stopping rule remembers. A last step commits all that is open, and neither reopens anything nor
+        edits a row where that would."""
         is_last, memory = clock.given - clock.taken == 1, rows.memory
         if self.stop is not None:
             says, memory = self.stop.judge(proposal, clock.taken / clock.given, memory)
             is_last = is_last | says
         keep = self.policy.keep(proposal) | (proposal.is_open & is_last[:, None])
+        if self.policy.rereads:
+            keep = keep & ~(proposal.is_committed & (is_last & self._opens(rows, proposal, keep))[:, None])
         return keep, self.policy.reopen(proposal, keep) & ~is_last[:, None], is_last, memory
+
+    def _opens(self, rows: Rows, proposal: Proposal, keep: Bool[Tensor, "r l"]) -> Bool[Tensor, "r"]:
+        """Rows in whose window something is open once these tokens are taken: pads stand on the end before them."""
+        z = self.close(torch.where(keep, proposal.tokens, rows.z))
+        return (rows.is_mine & self.corruption.is_open(z, rows.is_decided | keep, self.alphabet)).any(-1)
 
     def written(
         self, rows: Rows, proposal: Proposal, keep: Bool[Tensor, "r l"], reopened: Bool[Tensor, "r l"]
@@ -156,7 +164,7 @@ def draft(
         ValueError: steps, windows, sampling or a policy that make no sense together; a prediction that is no number.
     """
     check_policy(policy, corruption)
-    taking = _Step(policy, corruption, schedule, alphabet, Sampling(temperature, top_k, top_p), stop)
+    taking = _Step(policy, corruption, schedule, alphabet, Sampling(temperature, top_k, top_p), stop, close)
     state = State.first(z)
     is_free = corruption.is_open(z, state.is_new, alphabet) if is_free is None else is_free
     is_open = is_free & corruption.is_open(z, state.is_new, alphabet)

@@ -39,7 +39,8 @@ class Denoiser:
     """Predicts clean tokens, bound to the prompts of b rows. A denoiser defines one of two methods:
 
     `logits(z, t, where)`: predictions at the n positions of `where` alone, row by row, so that nothing is computed
-    for positions nobody asks about; `denoiser(z, t)`: those of the whole canvas, (b, l, k).
+    for positions nobody asks about, and a row that asks nothing is charged nothing; `denoiser(z, t)`: those of the
+    whole canvas, (b, l, k).
     """
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
@@ -75,7 +76,7 @@ class Known(Denoiser):
 
 @dataclass(frozen=True)
 class Counted(Denoiser):
-    """Charges every call to `spent`, for the rows that take part in it.
+    """Charges every call to `spent`, for the rows that ask something in it.
 
     flops: per row and call. extra: positions per row and call beyond the canvas, such as its opening marker.
     """
@@ -87,7 +88,8 @@ class Counted(Denoiser):
     extra: int = 0
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
-        self.spent.charge("denoiser", positions=z.shape[1] + self.extra, flops=self.flops, rows=self.rows)
+        asking = self.rows[where.any(-1).to(self.rows.device)]
+        self.spent.charge("denoiser", positions=z.shape[1] + self.extra, flops=self.flops, rows=asking)
         return self.inner.logits(z, t, where)
 
     def select(self, rows: Int[Tensor, "r"]) -> "Counted":

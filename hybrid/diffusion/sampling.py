@@ -37,7 +37,7 @@ class Sampling:
         """One token each, decided by uniform numbers u(), for which the greedy choice does not ask."""
         if self.temperature == 0:
             return logits.max(-1).indices  # argmax on CPUs takes twice as long
-        return sample(self.narrowed(logits / self.temperature), u())
+        return sample(self.narrowed(logits.double() / self.temperature), u())
 
     def narrowed(self, logits: Float[Tensor, "... k"]) -> Float[Tensor, "... k"]:
         """Impossible all that top-k, and then top-p, leaves out."""
@@ -45,7 +45,7 @@ class Sampling:
             logits = logits.masked_fill(logits < logits.topk(self.top_k).values[..., -1:], -torch.inf)
         if self.top_p is not None:
             ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-            probs = ordered.double().softmax(-1)
+            probs = ordered.softmax(-1)
             is_out = probs.cumsum(-1) - probs >= self.top_p  # the tokens before it suffice
             logits = logits.masked_fill(torch.zeros_like(is_out).scatter(-1, order, is_out), -torch.inf)
         return logits

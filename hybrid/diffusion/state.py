@@ -89,10 +89,3 @@ class Rows:
     def is_mine(self) -> Bool[Tensor, "r l"]:
         """What may be altered in the window at work."""
         return self.is_free & self.windows.holds(self.window)
-
-    def ask(self, z: Int[Tensor, "r l"], t: Float[Tensor, "r"], where: Bool[Tensor, "r l"]) -> Float[Tensor, "n k"]:
-        """Predictions at `where`, at no cost for rows that ask nothing."""
-        asking = where.any(-1).nonzero()[:, 0]
-        if len(asking) == len(self):
-            return self.denoise.logits(z, t, where)
-        return self.denoise.select(asking).logits(z[asking], t[asking], where[asking])

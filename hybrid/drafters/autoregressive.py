@@ -49,6 +49,7 @@ class Autoregressive(Drafter):
         written = write(
             network, opening(request), None, room(request), end_id=special.end, pad_id=special.pad,
             banned=special.never_written, spent=spent, part="denoiser", agree=request.agree,
+            pace=request.pace,
         )  # fmt: skip
         found = drafted(network, request, written)
         assert found.confidence is not None

@@ -89,9 +89,10 @@ class Canvas:
     def logits_of_block(
         self, network: Network, hidden: Float[Tensor, "b v d"], where: Bool[Tensor, "b l"], block: Int[Tensor, "b"]
     ) -> Float[Tensor, "n k"]:
-        """The same from the hidden states of one view of each row, where only its tokens are asked about."""
+        """The same from the hidden states of one view of each row, where only its tokens are asked about, in float32,
+        since tokens are drawn from them."""
         row, token = where.nonzero(as_tuple=True)
-        return network.logits(hidden[row, token - block[row] * self.blocks.width + (not self.is_shifted)])
+        return network.logits(hidden[row, token - block[row] * self.blocks.width + (not self.is_shifted)]).float()
 
 
 @dataclass
@@ -143,7 +144,8 @@ class CanvasDenoiser(Denoiser):
 
     rows: the places of its rows in the batch, ascending. start: the position after the prompt. prefix: None where the
     prompt is absent. memory: of prompt and past. done: blocks of each row in memory. carried: what was predicted last,
-    under self-conditioning.
+    under self-conditioning. skips: rows may ask nothing, which a policy that reopens brings about; to look costs a wait
+    for the device.
     """
 
     canvas: Canvas
@@ -155,8 +157,11 @@ class CanvasDenoiser(Denoiser):
     done: Int[Tensor, "b"]
     memory: Memory | None = None
     carried: Carried | None = None
+    skips: bool = False
 
     def logits(self, z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n k"]:
+        if self.skips and not (asks := where.any(-1)).all():
+            return self._of_some(asks, z, t, where)
         if len(z) == 0:
             return self._nothing(z)
         block = where.int().argmax(-1) // self.canvas.blocks.width
@@ -185,6 +190,18 @@ class CanvasDenoiser(Denoiser):
         logits = self.canvas.logits_of_block(self.network, hidden["canvas"], read, block)
         self.carried.write(self.network, self.rows, len(self.spent.flops), read, is_mask, logits)
         return logits[where[read]]
+
+    def _of_some(
+        self, asks: Bool[Tensor, "b"], z: Int[Tensor, "b l"], t: Float[Tensor, "b"], where: Bool[Tensor, "b l"]
+    ) -> Float[Tensor, "n k"]:
+        """The same, by a forward of the rows that ask, whose past is remembered from then on."""
+        rows, others = asks.nonzero()[:, 0], (~asks).nonzero()[:, 0]
+        some = self.select(rows)
+        logits = some.logits(z[rows], t[rows], where[rows])
+        if self.memory is not None and some.memory is not None and not torch.equal(some.done, self.done[rows]):
+            self.memory = Memory.joined([(rows.cpu(), some.memory), (others.cpu(), self.memory.select(others))])
+            self.done = self.done.index_copy(0, rows, some.done)
+        return logits
 
     def _prompt(self) -> list[Segment]:
         """The prompts, where this forward is to read them; otherwise they are in memory, or absent."""

@@ -155,8 +155,7 @@ class Diffusion(Drafter):
             known = blocks.known(clean, z, special.mask)
             copies.append((known, at, weight, is_own & self.corruption.is_supervised(known, alphabet)))
         masks, read = [blocks.joined(where) for *_, where in copies], partial(canvas.logits, network)
-        share = self.self_condition
-        segments, more = conditioned(network, read, segments, masks, start, share, noise, special.mask)
+        segments, more = conditioned(network, read, segments, masks, start, self.self_condition, noise, special.mask)
         if self.next_token:
             segments.append(dataclasses.replace(Tokens().segment(batch.sketch, start, special), name="clean"))
 
@@ -241,7 +240,9 @@ class Diffusion(Drafter):
         prefix, start = Prefix(network, prompts, spent), prompts.keep.sum(-1)
         canvas, everyone = self._canvas(request.length, request.special), torch.arange(len(prompts))
         carried = Carried() if self.self_condition else None
-        given = CanvasDenoiser(canvas, network, spent, everyone, start, prefix, torch.zeros_like(start), None, carried)
+        given = CanvasDenoiser(
+            canvas, network, spent, everyone, start, prefix, torch.zeros_like(start), None, carried, self.policy.reopens
+        )
         denoise: Denoiser = Guided(given, given.unprompted(), self.guidance) if self.guidance else given
         return self._ruled(denoise, request.special, alphabet_of(network, request.special), request.parts), prefix
 

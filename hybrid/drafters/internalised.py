@@ -23,8 +23,9 @@ class Internalised(Autoregressive):
     network. It writes what is left: in the end an end token and the answer.
 
     after: training steps on whole sketches. over: further steps in which the share that is left falls from 1 to 0,
-        linearly; each row's number of tokens is rounded up or down at random. Costs are still divided by the tokens of
-        whole sketches, so that an end token weighs no more when it stands alone.
+        linearly; each row's number of tokens is rounded up or down at random. The trainer still divides costs by the
+        tokens of whole sketches, so that an end token weighs no more when it stands alone; `Reasoner.loss`, which knows
+        one batch as it is taught, divides by those that are left.
     """
 
     after: int = 1000

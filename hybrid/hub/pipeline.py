@@ -122,7 +122,8 @@ class HybridReasoningPipeline(DiffusionPipeline):
         if not folder.is_dir():
             # The library's own download leaves out files that belong to no component.
             kinds = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=kinds))
+            told = {k: options[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in options}
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=kinds, **told))
         if missing := [name for name in ("model_index.json", REASONING, TOKENIZER) if not (folder / name).is_file()]:
             raise ValueError(f"{folder} is no exported reasoner: it has no {missing[0]}; `hybrid export` writes one")
         pipeline = super().from_pretrained(folder, **options)

@@ -56,12 +56,14 @@ def write(
     part: str,
     agree: Callable[[bool], bool] = bool,
     draw: Draw = greedy,
+    pace: Callable[[], int] | None = None,
 ) -> Written:
     """Decoding, by default greedy, of at most `max_tokens` tokens, 1 or more, of all rows or of each, after `prefix`,
     which ends in a kept token in every row.
 
     The memory given is used up. A row that has written its last token leaves the batch, and is charged nothing more.
-    agree: whether all ranks are done when this one is; until then it keeps them company.
+    agree: whether all ranks are done when this one is; until then it keeps them company. pace: the tokens that still
+    fit into the time left, asked before each but the first; at 0 all rows end.
     """
     device = prefix[-1].tokens.device
     everyone = rows = torch.arange(prefix[-1].tokens.shape[0])  # those that still write, on the host
@@ -89,6 +91,8 @@ def write(
             tokens[at, count], keep[at, count], confidence[at, count] = token, True, p
         count += 1
         ends = (token == end_id).cpu() | (count == most[rows])  # the one wait for the device in a step
+        if pace is not None and pace() == 0:
+            ends = torch.ones_like(ends)
         if ends.any():
             memory, pen = memory if pen is None else pen.memory(), None
             ended, going = (which.nonzero()[:, 0] for which in (ends, ~ends))

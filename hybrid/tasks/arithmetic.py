@@ -31,7 +31,9 @@ def evaluate(text: str, whole: bool = False) -> tuple[Fraction, list[Fraction]]:
 
 def number(text: str) -> Fraction | None:
     """The number a text stands for (`1,080`, `-3.50`, `$18`, `18.`), or None."""
-    match = re.fullmatch(r"\s*(-?)\s*\$?\s*(-?)([0-9][0-9,]*\.?[0-9]*|\.[0-9]+)\s*\.?\s*", text[:LONGEST])
+    if len(text) > LONGEST:
+        return None
+    match = re.fullmatch(r"\s*(-?)\s*\$?\s*(-?)([0-9]+(?:,[0-9]{3})*\.?[0-9]*|\.[0-9]+)\s*\.?\s*", text)
     if match is None or (match[1] and match[2]):
         return None
     value = Fraction(match[3].replace(",", "").removesuffix("."))

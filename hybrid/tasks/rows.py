@@ -86,6 +86,8 @@ class Rows(Task):
                 sketch = sketch.rstrip()
             if not prompt.strip() or not answer.strip():
                 raise ValueError(f"{place}: the {'answer' if prompt.strip() else 'prompt'} is empty")
+            if self.check == "number" and number(answer) is None:
+                raise ValueError(f"{place}: answer {answer.strip()!r} is no number, as task.check=number needs")
             found.append(example(prompt, sketch, answer.strip()))
         return found
 
@@ -109,9 +111,22 @@ class Rows(Task):
         return Score(right, sketch_exact=sketch.strip() == example.sketch.strip())
 
 
+class _Texts(string.Formatter):
+    """Fills templates with text and numbers, and with nothing that Python would only describe."""
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        found = super().get_field(field_name, args, kwargs)
+        if found[0] is None or isinstance(found[0], list | tuple | dict):
+            what = "null" if found[0] is None else f"no text but {found[0]!r:.60}"
+            raise TypeError(f"field {field_name} is {what}; expected text or a number")
+        return found
+
+
 def _filled(template: str, row: dict[str, Any], name: str, place: str) -> str:
     try:
-        return template.format_map(row)
+        return _Texts().vformat(template, (), row)
+    except TypeError as error:
+        raise ValueError(f"{place}: task.{name}={template!r}: {error}") from None
     except (KeyError, AttributeError, IndexError, ValueError) as error:
         has = ", ".join(sorted(row)) or "none"
         raise ValueError(f"{place}: task.{name}={template!r}: no field {error}; the row has {has}") from None

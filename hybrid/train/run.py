@@ -62,6 +62,8 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
     rank, world = rank_and_world() or (0, 1)
     with locked(folder) if rank == 0 else nullcontext():
         tokenizer, checkpoint = _prepared(experiment, folder, rank)
+        if checkpoint is not None and is_trained(folder, experiment):
+            return folder  # the trainer knows an end by steps alone, and would take one more
         torch.manual_seed(experiment.seed)
         model = experiment.model if checkpoint is None else kept_model(folder, experiment)
         kind = ShardedReasoner if experiment.train.strategy == "fsdp2" else HybridReasoner
@@ -115,6 +117,8 @@ def _prepared(experiment: Experiment, folder: Path, rank: int) -> tuple[Tokenize
         tokenizer = experiment.make_tokenizer()
         if rank == 0:
             experiment.check_data(tokenizer)
+            if said := experiment.check_evaluation(tokenizer):
+                print(f"hybrid: warning: {said}", file=sys.stderr)
             save_run(folder, experiment, tokenizer)
     elif (folder / TOKENIZER).is_file():
         tokenizer = Tokenizer.load(folder / TOKENIZER)

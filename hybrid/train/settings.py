@@ -1,5 +1,7 @@
 """The config's `train` section."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +64,9 @@ class Train:
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     def __post_init__(self) -> None:
+        for part in dataclasses.fields(self):
+            if isinstance(value := getattr(self, part.name), float) and not math.isfinite(value):
+                raise ValueError(f"{part.name}={value}: must be a finite number")
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every", "devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
