@@ -175,7 +175,7 @@ def _evaluate(options: Any) -> int | None:
     from hybrid import report
     from hybrid.build import plain
     from hybrid.evaluate import evaluate, ways
-    from hybrid.experiment import check_evaluated, check_run, load_reasoner, positions_in_all, read_experiment
+    from hybrid.experiment import check_run, load_reasoner, positions_in_all, read_experiment
     from hybrid.shard import joined, own_device
 
     check_run(options.run)
@@ -189,7 +189,7 @@ def _evaluate(options: Any) -> int | None:
         if (v := getattr(options, k)) is not None
     ]
     experiment = cli_tools.read(options, extra)
-    check_evaluated(experiment, read_experiment(options.run))
+    cli_tools.check_evaluated(experiment, read_experiment(options.run))
     if said := cli_tools.unused(options, experiment.model.drafter):
         print(f"hybrid: warning: {said}", file=sys.stderr)
     reasoner, trained = load_reasoner(options.run, experiment)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hybrid.drafters import Drafter
+    from hybrid.experiment import Experiment
 
 Command = Callable[[str, Callable[[Any], None], str], argparse.ArgumentParser]
 
@@ -102,6 +103,29 @@ def _harness(options: Any) -> None:
     if options.out:
         Path(options.out).write_text(json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8")
         print(f"written: {options.out}")
+
+
+def check_evaluated(experiment: "Experiment", trained: "Experiment") -> None:
+    """Refuse overrides of an evaluation under which its rows would tell of something else than what is measured.
+
+    Raises:
+        ConfigError: naming the key, and what does it instead.
+    """
+    from hybrid.build import ConfigError
+
+    if experiment.model.method != trained.model.method:
+        raise ConfigError(
+            f"model: these weights are those of {trained.model.method}, and their rows would be called "
+            f"{experiment.model.method}; answers without a sketch are --steps 0, and over blanks --controls pause"
+        )
+    if experiment.tokenizer != trained.tokenizer:
+        raise ConfigError("tokenizer: a run is evaluated with its own")
+    policies = experiment.evaluate.policies
+    own, other = (getattr(one.model.drafter, "policy", None) for one in (trained, experiment))
+    if policies is not None and own != other and other not in policies:
+        raise ConfigError(
+            "model.drafter.policy: evaluate.policies says which are measured, and has not this one; give --policies"
+        )
 
 
 def unused(options: Any, drafter: "Drafter") -> str | None:

@@ -75,8 +75,8 @@ class Experiment:
         return split(self.task, self.data, name, self.data_seed)
 
     def make_tokenizer(self) -> Tokenizer:
-        """A checkpoint's own; else made from the train split, the same for every seed: from all characters of a file, or
-        from the byte pairs of its first 20,000 rows."""
+        """A checkpoint's own; else made from the train split, the same for every seed: from all characters of a
+        file, or the byte pairs of its first 20,000 rows."""
         if not isinstance(self.tokenizer, Two):
             return self._tokenizer(self.tokenizer, "tokenizer", *ARCHITECTURES)
         drafter = "backbone" if self.model.drafter_backbone is None else "drafter_backbone"
@@ -121,20 +121,22 @@ class Experiment:
             ConfigError: naming the split, and the sketch, answer or character that does not fit.
         """
         for name in ("train", "valid"):
-            rows = self.examples(name)
-            try:
-                check_room(rows, tokenizer, self.model.canvas, self.model.max_answer, _looked_at(rows, len(rows)))
-            except ValueError as error:
-                raise ConfigError(f"data, split {name}: {error}") from None
+            self._check_split(name, self.examples(name), tokenizer)
+
+    def _check_split(self, name: str, rows: Sequence[Example], tokenizer: Tokenizer) -> None:
+        try:
+            check_room(rows, tokenizer, self.model.canvas, self.model.max_answer, _looked_at(rows, len(rows)))
+        except ValueError as error:
+            raise ConfigError(f"data, split {name}: {error}") from None
 
     def check_evaluation(self, tokenizer: Tokenizer) -> str | None:
         """What an evaluation of this run will be refused for, in one line, where it can be known before training."""
         try:
             rows = self.examples(name := self.evaluate.split)
             most = min(_looked_at(rows), self.evaluate.examples or len(rows))
-            check_room(rows, tokenizer, self.model.canvas, self.model.max_answer, most)
+            self._check_split(name, [rows[i] for i in range(min(most, len(rows)))], tokenizer)
         except (ValueError, OSError) as error:
-            return f"the run can be trained, but not evaluated: data, split {name}: {error}"
+            return f"the run can be trained, but not evaluated: {error}"
         return None
 
 
@@ -174,27 +176,6 @@ def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     if not config:
         raise ConfigError("holds no `key: value` lines", str(file))
     return build(Experiment, config)
-
-
-def check_evaluated(experiment: Experiment, trained: Experiment) -> None:
-    """Refuse overrides of an evaluation under which its rows would tell of something else than what is measured.
-
-    Raises:
-        ConfigError: naming the key, and what does it instead.
-    """
-    if experiment.model.method != trained.model.method:
-        raise ConfigError(
-            f"model: these weights are those of {trained.model.method}, and their rows would be called "
-            f"{experiment.model.method}; answers without a sketch are --steps 0, and over blanks --controls pause"
-        )
-    if experiment.tokenizer != trained.tokenizer:
-        raise ConfigError("tokenizer: a run is evaluated with its own")
-    policies = experiment.evaluate.policies
-    own, other = (getattr(one.model.drafter, "policy", None) for one in (trained, experiment))
-    if policies is not None and own != other and other not in policies:
-        raise ConfigError(
-            "model.drafter.policy: evaluate.policies says which are measured, and has not this one; give --policies"
-        )
 
 
 def save_run(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:

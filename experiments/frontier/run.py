@@ -87,6 +87,8 @@ PLAN: list[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]] = [
     (("sudoku_4x4",), ("hybrid_verified", "chain"), (1, 2)),
     (MAIN, (*FIRST, "hybrid_verified", *REST), (1, 2)),
     (("mult_3x3", "mult_4x4", "countdown_3"), ("hybrid_bare",), (0, 1, 2)),
+    (("mult_3x3", "mult_4x4"), ("hybrid_verified_bare",), (0, 1, 2)),
+    (("mult_4x4",), SHORTER, (1, 2)),
 ]
 EVALUATIONS = {
     "valid": ["evaluate.split=valid", "--examples", "200"],
