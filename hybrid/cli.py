@@ -179,8 +179,6 @@ def _evaluate(options: Any) -> int | None:
     from hybrid.shard import joined, own_device
 
     check_run(options.run)
-    out = Path(options.out or options.run)
-    out.mkdir(parents=True, exist_ok=True)
     lists = {k: getattr(options, k) for k in ("steps", "policies", "controls", "answers", "verify")}
     extra = [f"evaluate.{k}=[{v}]" for k, v in lists.items() if v is not None]
     extra += [
@@ -195,7 +193,8 @@ def _evaluate(options: Any) -> int | None:
     reasoner, trained = load_reasoner(options.run, experiment)
     examples = experiment.examples(experiment.evaluate.split)
     ways(reasoner, experiment.evaluate)  # refuses what makes no sense before any process is started, as the next line
-    device = own_device(options.device)
+    device, out = own_device(options.device), Path(options.out or options.run)
+    out.mkdir(parents=True, exist_ok=True)
     if (status := _started(options)) is not None:
         return status
     with joined(experiment.train.timeout) as shard:

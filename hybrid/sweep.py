@@ -117,7 +117,7 @@ def _values(text: str) -> list[str]:
         elif sign in "'\"" and (not parts[-1] or parts[-1][-1] in " [{,:"):  # elsewhere it is an apostrophe
             quote = sign
         else:
-            depth += (sign in "[{") - (sign in "]}")
+            depth = max(0, depth + (sign in "[{") - (sign in "]}"))
         parts[-1] += sign
     return [part for part in parts if part] or [""]
 

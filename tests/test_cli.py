@@ -17,8 +17,9 @@ import torch
 from hybrid import cli_help
 from hybrid.cli import _parser, main
 from hybrid.config import add_fork_path
-from hybrid.experiment import is_run, read_experiment
+from hybrid.experiment import _looked_at, is_run, read_experiment
 from hybrid.reasoner import Reasoner
+from hybrid.records import Example
 from hybrid.tasks import JsonLines
 
 ROOT = Path(__file__).parents[1]
@@ -268,6 +269,13 @@ def test_no_row_of_a_file_holds_an_unknown_character(capsys, tmp_path):
     late = [*rows(), *({"prompt": f"{i}=", "sketch": "", "answer": "0"} for i in range(20_000))]
     config = write_config(tmp_path, [*late, {"prompt": "\u00e9=", "sketch": "", "answer": "0"}])
     assert "\u00e9" in read_experiment(config, ["tokenizer={kind: character}"]).make_tokenizer().names.values()
+
+
+def test_rows_that_are_made_as_they_are_read_are_not_all_looked_at():
+    """A file's are; those that a task makes out of them may be millions."""
+    some = [Example(i, "1=", "", "1") for i in range(30_000)]
+    made = type("Made", (), {"__len__": lambda _: 9_000_000})()
+    assert _looked_at(some, len(some)) == 30_000 and _looked_at(made, len(made)) == 20_000
 
 
 def test_options_that_do_nothing_are_said(capsys, tmp_path):
