@@ -141,8 +141,7 @@ class Experiment:
 
 
 def _looked_at(rows: Sequence[Example], of_a_file: int = TOKENIZER_ROWS) -> int:
-    """How many rows are read before training: fewer of what is made as it is read, from nothing or out of a file's rows,
-    which is slower and all alike."""
+    """How many rows are read before training: fewer of what is made as it is read, which is slower and all alike."""
     if isinstance(rows, list | tuple):
         return min(of_a_file, len(rows))
     return TOKENIZER_ROWS if len(rows) < 2**30 else 2000
