@@ -1,4 +1,4 @@
-"""Commands around a run: hybrid check-data | export | harness; and the config that every command reads."""
+"""Commands around a run: hybrid check-data | export | harness; what every command reads, and what an evaluation may."""
 
 import argparse
 import json

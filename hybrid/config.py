@@ -20,11 +20,14 @@ from typing import Any, Final
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
+from yaml import MarkedYAMLError, YAMLError, compose
 
 from hybrid.build import ConfigError, build, plain
 
-__all__ = ["ABSENT", "FREE_TO_CHANGE", "ConfigError", "add_fork_path", "build", "differences", "dump", "load", "plain"]
+__all__ = [
+    "ABSENT", "FREE_TO_CHANGE", "ConfigError", "add_fork_path", "build", "differences", "dump", "load", "plain",
+    "values_of",
+]  # fmt: skip
 
 ABSENT: Final = "(absent)"
 # What may change between the parts of one run, as keys begin: where and how it computes, not what.
@@ -51,6 +54,20 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(_first_line(error), f"{path}: {error.full_key}") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def values_of(key: str, text: str) -> list[str]:
+    """The values of `key` in a comma-separated text, each as written; brackets, braces and quotes hold theirs together.
+
+    Raises:
+        ConfigError: the text between the commas is not YAML.
+    """
+    listed = f"[{text}]"
+    try:
+        nodes = compose(listed).value
+    except MarkedYAMLError as error:
+        raise ConfigError(f"{key}={text}: expected YAML values with commas between: {error.problem}") from error
+    return [listed[node.start_mark.index : node.end_mark.index] for node in nodes] or [""]
 
 
 def dump(config: Mapping[str, Any]) -> str:

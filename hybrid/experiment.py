@@ -133,14 +133,14 @@ class Experiment:
         """What an evaluation of this run will be refused for, in one line, where it can be known before training."""
         try:
             rows = self.examples(name := self.evaluate.split)
-            most = min(_looked_at(rows), self.evaluate.examples or len(rows))
-            self._check_split(name, [rows[i] for i in range(min(most, len(rows)))], tokenizer)
+            most = min(len(rows), self.evaluate.examples or TOKENIZER_ROWS)
+            self._check_split(name, [rows[i] for i in range(most)], tokenizer)
         except (ValueError, OSError) as error:
             return f"the run can be trained, but not evaluated: {error}"
         return None
 
 
-def _looked_at(rows: Sequence[Example], of_a_file: int = TOKENIZER_ROWS) -> int:
+def _looked_at(rows: Sequence[Example], of_a_file: int) -> int:
     """How many rows are read before training: fewer of what is made as it is read, which is slower and all alike."""
     if isinstance(rows, list | tuple):
         return min(of_a_file, len(rows))

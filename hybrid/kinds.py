@@ -53,11 +53,11 @@ def look_up(base: type, name: str) -> type:
         return kinds[name]
     known = f"known kinds: {', '.join(sorted(kinds))}; a dotted path to a {base.__name__} class also works"
     module_name, _, class_name = name.rpartition(".")
-    if not module_name:
+    if not module_name or name.startswith("."):
         raise ValueError(f"unknown {base.__name__} kind {name!r}; {known}")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # TypeError: a path that begins with a dot
+    except (ImportError, AttributeError) as error:
         raise ValueError(f"cannot import {base.__name__} kind {name!r} ({error}); {known}") from None
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ValueError(f"{name!r} is not a {base.__name__}; {known}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.build import ConfigError, plain
+from hybrid.config import values_of
 from hybrid.experiment import read_experiment
 from hybrid.frontier import FIELDS, Frontier, read
 from hybrid.launch import die_with_parent
@@ -83,7 +84,7 @@ def points(config: str, axes: Sequence[str], out: Path) -> list[Point]:
             raise ConfigError(
                 f"{text!r}: expected key=a,b,c with each key once, and not run, which a sweep sets itself"
             )
-        choices[key] = _values(values)
+        choices[key] = values_of(key, values)
     several = [key for key, values in choices.items() if len(values) > 1]
     found, tells = [], set()
     for chosen in itertools.product(*choices.values()):
@@ -103,23 +104,6 @@ def points(config: str, axes: Sequence[str], out: Path) -> list[Point]:
             "evaluate.split at a time"
         )
     return found
-
-
-def _values(text: str) -> list[str]:
-    """A comma-separated list; commas inside brackets, braces or quotes are part of a value."""
-    parts, depth, quote = [""], 0, ""
-    for sign in text:
-        if sign == "," and not depth and not quote:
-            parts.append("")
-            continue
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "'\"" and (not parts[-1] or parts[-1][-1] in " [{,:"):  # elsewhere it is an apostrophe
-            quote = sign
-        else:
-            depth = max(0, depth + (sign in "[{") - (sign in "]}"))
-        parts[-1] += sign
-    return [part for part in parts if part] or [""]
 
 
 def parameters(text: str) -> dict[str, Any]:

@@ -520,6 +520,13 @@ def test_a_kind_by_dotted_path() -> None:
     assert message(lambda: build(Curve, "no_such_module.X")).startswith("kind: cannot import Curve kind ")
 
 
+def test_the_faults_of_a_forks_module_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "faulty_fork_of_hybrid_test.py").write_text("raise TypeError('of the fork')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TypeError, match=r"^of the fork$"):
+        build(Curve, "faulty_fork_of_hybrid_test.Sine")
+
+
 def test_a_config_finds_modules_in_its_own_folder(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     write(

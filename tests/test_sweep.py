@@ -7,7 +7,8 @@ from test_cli import done, refused, write_config
 
 from hybrid.build import ConfigError
 from hybrid.cli import main
-from hybrid.sweep import _values, parameters, points, sweep
+from hybrid.config import values_of
+from hybrid.sweep import parameters, points, sweep
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from hybrid.sweep import _values, parameters, points, sweep
     ],
 )
 def test_values_are_split_outside_of_brackets(text, values):
-    assert _values(text) == values
+    assert values_of("key", text) == values
 
 
 def test_every_combination_is_a_point_of_its_own(tmp_path):
@@ -33,7 +34,7 @@ def test_every_combination_is_a_point_of_its_own(tmp_path):
         f"seed={seed},model.drafter.policy={policy}" for seed in (0, 1) for policy in ("_kind_threshold_", "margin")
     ]
     assert all("train.steps=2" in point.overrides for point in found)
-    for axes in (["seed=0,1", "seed=2"], ["seed"], ["run=a,b"], ["seed=0,0"]):
+    for axes in (["seed=0,1", "seed=2"], ["seed"], ["run=a,b"], ["seed=0,0"], ["seed=[0,1"], ["seed=0],[1"]):
         with pytest.raises(ConfigError):
             points(config, axes, tmp_path)
     with pytest.raises(ConfigError, match="train.stepz"):

@@ -28,8 +28,8 @@ class Budget:
     tokens: sketch tokens, end token included; 0: no sketch.
     forwards: network calls of the row in all, for prompt, sketch and answer (the number of function evaluations).
         The answer's are reserved first.
-    ms: milliseconds of the whole call. Drafting stops when one more step (one more token, where
-        a drafter writes them one by one) would eat into what the answer needs.
+    ms: milliseconds of the whole call. Drafting stops when one more step (one more token, where a drafter writes
+        them one by one) would eat into what the answer needs.
     effort: none, low, medium or high: 0, an eighth, a third or all of the canvas in steps.
 
     Raises:
