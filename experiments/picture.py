@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hybrid.frontier import write_atomically
 from hybrid.report_plot import COLOURS, GRID, INK, MARKERS, MUTED, STYLE
 
@@ -54,12 +56,7 @@ def plot(panels: Sequence[Panel], path: Path) -> Path:
         for (above, below), panel in zip(pairs, panels, strict=False):
             _costs(above, panel)
             for method, curves in panel.growth.items():
-                for curve in curves:
-                    xs, ys = zip(*curve, strict=True)
-                    colour, _, dashes = _look(method)
-                    below.plot(
-                        [x / 1e6 for x in xs], [100 * y for y in ys], color=colour, linestyle=dashes, linewidth=1.4
-                    )
+                _growth(below, method, curves)
             _frame(above, panel.task, "sequential forwards")
             _frame(below, "", "million training positions")
         for row, axes in enumerate(grid[:, 0]):
@@ -91,6 +88,15 @@ def _costs(axes: Any, panel: Panel) -> None:
             where = dict(xy=(0.99, 100 * height), xycoords=("axes fraction", "data"), ha="right", va="bottom")
             axes.annotate(", ".join(near), **where, fontsize=7.5, color=MUTED)
             near = []
+
+
+def _growth(axes: Any, method: str, curves: Sequence[Sequence[tuple[float, float]]]) -> None:
+    """The mean over seeds where all have been validated, in a band from the worst to the best."""
+    at = np.linspace(max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves), 40)
+    of_each = 100 * np.stack([np.interp(at, *zip(*curve, strict=True)) for curve in curves])
+    colour, _, dashes = _look(method)
+    axes.plot(at / 1e6, of_each.mean(0), color=colour, linestyle=dashes, linewidth=1.4)
+    axes.fill_between(at / 1e6, of_each.min(0), of_each.max(0), color=colour, alpha=0.12, linewidth=0)
 
 
 def _parts(method: str) -> tuple[str, str, str]:

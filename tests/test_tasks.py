@@ -237,6 +237,10 @@ def test_missing_data_is_one_clear_line(tmp_path):
         split(JsonLines(), Data(valid=str(tmp_path / "empty")), "valid")
     with pytest.raises(ValueError, match="data.limit = 0"):
         Data(limit=0)
+    with pytest.raises(ValueError, match=r"data.rows = 5: .* data.limit"):
+        Data(train="x.txt", rows=5)
+    with pytest.raises(ValueError, match=r"data.limit = 5: .* data.rows"):
+        Data(limit=5)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,10 @@ class Data:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"data.{name} = {value}: must be at least {least}")
+        if self.rows is not None and self.train is not None:
+            raise ValueError(f"data.rows = {self.rows}: of a made train split alone; a file's are cut by data.limit")
+        if self.limit is not None and (self.train, self.valid, self.test) == (None, None, None):
+            raise ValueError(f"data.limit = {self.limit}: of files alone; a made train split's rows are data.rows")
 
 
 def split(task: Task, data: Data, name: str, seed: int = 0) -> Sequence[Example]:
