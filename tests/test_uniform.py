@@ -227,6 +227,15 @@ def test_every_step_keeps_the_marginal_of_independent_tokens(policy):
         assert chi_squared_p(joint.counts(state.z), law) > ODDS
 
 
+@pytest.mark.parametrize("name", [n for n, p in POLICIES.items() if p.exact and p.settles])
+def test_the_noise_that_a_settling_policy_leaves_open_is_no_evidence(name):
+    """It stands there from the first step on, and tells of no token: independent ones keep their law in any order."""
+    joint = Joint.independent(torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]).double())
+    denoise = UNIFORM.posterior(Noisy(joint, Linear(), leaves_one_out=True), Linear(), Alphabet(3, 4))
+    drafted = run(denoise, POLICIES[name], 2, joint=joint)[-1].z
+    assert chi_squared_p(joint.counts(drafted), joint.probs) > ODDS
+
+
 def test_a_corrector_of_rate_0_is_ancestral_and_of_another_rate_is_not():
     denoise = Noisy(JOINT, Linear())
     ancestral = [s.z for s in run(denoise, Ancestral(), 5, rows=200)]

@@ -79,7 +79,9 @@ class _Step:
         t, s = self.policy.times(clock)
         s = s.minimum(rows.t)  # a plan that is hurried and then not must not turn time back
         where = is_open | is_committed if self.policy.rereads else is_open
-        logits = rows.denoise.logits(z, t, where)
+        # What a policy that settles leaves open is the first noise, whatever the time: evidence of nothing.
+        told = torch.ones_like(t) if self.policy.settles and not self.corruption.marks_noise else t
+        logits = rows.denoise.logits(z, told, where)
 
         def u() -> Float[Tensor, "n"]:
             return pack(rows.noise.uniform(streams.DRAW, step, z.shape[1]), where, len(logits))
