@@ -88,7 +88,9 @@ class _Step:
 
         proposal = Proposal(
             z=z, logits=logits, where=where, tokens=z.masked_scatter(where, self.sampling.draw(logits, u)),
-            is_open=is_open, is_committed=is_committed, certainty=rows.certainty, quota=clock.quota,
+            # What closing filled is as masked as what it follows from: a policy that reopens decides over it, too.
+            is_open=mine & ~is_committed if self.policy.reopens else is_open,
+            is_committed=is_committed, certainty=rows.certainty, quota=clock.quota,
             taken=clock.taken, given=clock.given,
             survive_t=self.schedule.alpha(t), survive_s=self.schedule.alpha(s),
             corruption=self.corruption, alphabet=self.alphabet, noise=rows.noise, step=step,
@@ -157,7 +159,8 @@ def draft(
     decode_window: draft windows of so many positions from left to right, each to its end; None: the whole canvas.
         Every window has its share of the steps, and its own time from 1 to 0.
     temperature, top_k, top_p: see Sampling. stop: a rule by which rows finish early.
-    close: fills positions whose token has become certain, at no cost; what it fills reopens with what made it so.
+    close: fills positions whose token has become certain, at no cost; what it fills reopens with what made it so, until
+        a policy that reopens has committed it like all else.
     pace: the steps that still fit into the time left, asked before each; the plan is hurried to them, and at 0 drafting
         ends with what stands on the canvas.
     agree: whether all ranks are done when this one is; an all-reduce under sharding.
@@ -195,7 +198,8 @@ def draft(
         now = taking.written(rows, proposal, keep, reopened)
         settled = keep if policy.settles else keep & is_last[:, None]
         is_decided = (rows.is_decided | settled) & ~reopened
-        certainty = torch.where(keep, proposal.confidence, rows.certainty).masked_fill(reopened, 0.0)
+        sure = torch.where(proposal.where, proposal.confidence, 1.0)  # what closing filled was certain
+        certainty = torch.where(keep, sure, rows.certainty).masked_fill(reopened, 0.0)
         shown = close(now)
         step += 1
 
