@@ -285,6 +285,15 @@ def test_stable_needs_both_stability_and_confidence():
     assert len(run(Predict(fickle), LeftToRight(), 7, stop=Stable(1, entropy=0.01))) - 1 == 1
 
 
+@pytest.mark.parametrize("policy", [Edit(0.4, 0.4), Remask("cap", 0.5)], ids=["edit", "remask"])
+@pytest.mark.parametrize("stop", [Prophet(1e6, 1e6), Stable(1, entropy=1e-12)], ids=["prophet", "stable"])
+def test_a_full_canvas_is_no_reason_to_stop(policy, stop):
+    """Rules that nothing open can meet end no draft: what is full is reread, or remasked, as without them."""
+    plain, stopped = (run(DENOISER, policy, 14, stop=rule) for rule in (None, stop))
+    assert len(stopped) == len(plain) > 4
+    assert all(torch.equal(a.z, b.z) for a, b in zip(plain, stopped, strict=True))
+
+
 def test_rows_stop_by_themselves():
     """Half of the rows are sure at once; what the others do is as if they were alone."""
 

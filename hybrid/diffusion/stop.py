@@ -33,6 +33,12 @@ def mean_over(values: Float[Tensor, "b l"], where: Bool[Tensor, "b l"]) -> Float
     return torch.where(where, values, 0.0).sum(-1) / where.sum(-1).clamp(min=1)
 
 
+def asks(proposal: Proposal) -> Bool[Tensor, "b"]:
+    """Rows with predictions of something open. A rule about all that is open would be true of nothing: it would end
+    the rereading of a full canvas, or its remasking."""
+    return (proposal.is_open & proposal.where).any(-1)
+
+
 @register(Stop, "stable")
 @dataclass(frozen=True)
 class Stable(Stop):
@@ -58,8 +64,8 @@ class Stable(Stop):
         canvas, seen = memory
         same = (proposal.best == canvas).all(-1)
         seen = torch.where(same, seen + 1, 1)
-        sure = mean_over(proposal.entropy, proposal.is_open) < self.entropy
-        return sure & (seen >= self.steps), (proposal.best, seen)
+        sure = mean_over(proposal.entropy, proposal.is_open & proposal.where) < self.entropy
+        return sure & (seen >= self.steps) & asks(proposal), (proposal.best, seen)
 
 
 @register(Stop, "prophet")
@@ -83,4 +89,4 @@ class Prophet(Stop):
         first, second = proposal.logits.topk(2, dim=-1).values.unbind(-1)
         gap = proposal.spread(first - second, torch.inf)
         least = torch.where(proposal.is_open, gap, torch.inf).amin(-1)
-        return least > self.early + (self.late - self.early) * progress, memory
+        return (least > self.early + (self.late - self.early) * progress) & asks(proposal), memory
