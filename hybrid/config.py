@@ -89,14 +89,15 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> d
 
 
 def add_fork_path(config_file: str | Path) -> None:
-    """Make the folder of `config_file` importable, so that a kind may be a dotted path to a module beside it.
+    """Make the folder of `config_file`, and behind it the one that we are in, importable, so that a kind may be a
+    dotted path to a module there: a run need not lie where the config that it was trained from does.
 
     Appended to `sys.path`, once: a fork's module cannot shadow an installed one. Nothing is imported here.
     Neither `load` nor `build` calls this; whoever runs a config file does, before `build`.
     """
-    folder = str(Path(config_file).resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
+    for folder in (str(Path(config_file).resolve().parent), str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def _file(path: Path, above: tuple[Path, ...]) -> dict[Any, Any]:

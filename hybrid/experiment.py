@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybrid.build import ConfigError, build, plain
-from hybrid.config import dump, load
+from hybrid.config import add_fork_path, dump, load
 from hybrid.evaluate import Evaluate
 from hybrid.frontier import write_atomically
 from hybrid.nets.adapt import innermost
@@ -281,6 +281,10 @@ def positions_in_all(trained: dict[str, Any]) -> float:
 
 
 def load_run(folder: str | Path, device: str = "auto") -> Reasoner:
-    """The trained reasoner of a run folder, ready to `reason`. device: auto (a GPU where there is one), cpu, cuda:N."""
+    """The trained reasoner of a run folder, ready to `reason`. device: auto (a GPU where there is one), cpu, cuda:N.
+
+    A fork's parts are looked for where commands look: see `add_fork_path`.
+    """
+    add_fork_path(folder)
     where = own_device(device)
     return load_reasoner(folder, read_experiment(folder))[0].to(where)

@@ -542,7 +542,7 @@ def test_a_config_finds_modules_in_its_own_folder(write: Write, monkeypatch: pyt
     add_fork_path(path)
     add_fork_path(str(path))
     assert sys.path.count(str(path.resolve().parent)) == 1
-    assert sys.path[-1] == str(path.resolve().parent)
+    assert str(path.resolve().parent) in sys.path[-2:]
     sine = build(Curve, load(path))
     assert plain(sine) == {"kind": "fork_of_hybrid_test.Sine", "period": 2.0}
 
