@@ -119,7 +119,7 @@ class HybridLM(LM):
         reasoner = self.reasoner
         assert self.drafter is not None
         honest = self.drafter.honest()
-        times: Literal["counts", "continuous"] = "counts" if honest.corruption.marks_noise else "continuous"
+        times: Literal["counts", "continuous"] = "counts" if honest.corruption.is_absorbing else "continuous"
         drafter = dataclasses.replace(honest, times=times, copies=1)
         rows = [Example(key_of(context + continuation), context, continuation, "") for context, continuation in pairs]
         batch = collate(rows, reasoner.tokenizer, reasoner.config.canvas).to(reasoner.device)

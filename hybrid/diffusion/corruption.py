@@ -54,6 +54,13 @@ class Corruption:
 
     marks_noise: ClassVar[bool] = True
 
+    @property
+    def is_absorbing(self) -> bool:
+        """Whether masks fall on all tokens alike, at the cost of `Absorbing`: what masking by counts rests on, and
+        every weight on that cost."""
+        own = type(self)
+        return own.corrupt is Absorbing.corrupt and own.cost is Absorbing.cost
+
     def corrupt(
         self, x: Int[Tensor, "b l"], alpha: Float[Tensor, "b"], u: Float[Tensor, "b l"], alphabet: Alphabet
     ) -> Int[Tensor, "b l"]:
@@ -247,16 +254,17 @@ class Uniform(Corruption):
 
 
 def check_marks(corruption: Corruption, times: str, **neutral: tuple[float, float]) -> None:
-    """Refuse what rests on masks under a corruption without them: counting them, and settings that stand at another
-    value than their neutral one, given as name=(value, neutral)."""
-    if corruption.marks_noise:
+    """Refuse what rests on the masks of absorbing corruption under another: counting them, and settings that stand at
+    another value than their neutral one, given as name=(value, neutral)."""
+    if corruption.is_absorbing:
         return
     name = type(corruption).__name__
+    has = "a law or cost of its own" if corruption.marks_noise else "none"
     if times == "counts":
-        raise ValueError(f"times='counts' counts masks, and {name} corruption has none; use times: continuous")
+        raise ValueError(f"times='counts' counts masks, and {name} corruption has {has}; use times: continuous")
     for setting, (value, expected) in neutral.items():
         if value != expected:
             raise ValueError(
-                f"{setting}={value}: is about the masks of absorbing corruption, and {name} corruption has none, so it "
-                f"must be {expected}"
+                f"{setting}={value}: is about the masks of absorbing corruption, and {name} corruption has {has}, so "
+                f"it must be {expected}"
             )

@@ -110,7 +110,7 @@ class Diffusion(Drafter):
         check_self_condition(self.self_condition, self.attention_block, self.shift)
         check_marks(
             self.corruption, self.times, train_weight=(self.train_weight, 1), focal=(self.focal, 0),
-            self_condition=(self.self_condition, 0),
+            self_condition=(self.self_condition * (not self.corruption.marks_noise), 0),
         )  # fmt: skip
         Sampling(self.temperature, self.top_k, self.top_p)  # refuses what makes no sense
         check_policy(self.policy, self.corruption)
@@ -184,7 +184,7 @@ class Diffusion(Drafter):
         weight: Float[Tensor, "b"] | None,
         alphabet: Alphabet,
     ) -> Float[Tensor, "b"]:
-        if not self.corruption.marks_noise:
+        if not self.corruption.is_absorbing:
             return cost(logits, x, z, t, where, self.corruption, self.schedule, alphabet)
         weight = self.schedule.weight(t) if weight is None else weight
         return masked_cost(logits, x, where, weight**self.train_weight, self.focal)
