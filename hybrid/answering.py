@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hybrid.bridge import Projection
+from hybrid.bridge import Projection, Tokens
 from hybrid.choose import Choice, check_drafts, chosen
 from hybrid.diffusion.budget import Budget, Plan, Unit
 from hybrid.diffusion.deadline import Deadline
@@ -195,8 +195,8 @@ class Answering:
         holes = (written.tokens == reader.special.mask).any(-1)
         if not drafter.blanks:
             holes = holes | (drafted.sketch == special.mask).any(-1)
-        read = self.model.bridge.segment(drafted.sketch, prompts.keep.sum(-1), special)
-        spent.sketch_tokens += read.keep[:, 1:].sum(-1).cpu()
+        text = Tokens().segment(drafted.sketch, prompts.keep.sum(-1), special)
+        spent.sketch_tokens += text.keep[:, 1:].sum(-1).cpu()
         spent.answer_tokens += written.keep.sum(-1).cpu()
         if isinstance(written, Verified):
             spent.accepted_tokens += written.accepted.cpu()
@@ -245,7 +245,9 @@ class Answering:
     def _prefix(self, prompts: Prompts, drafted: Drafted, spent: Spent) -> tuple[list[Segment], Memory | None]:
         """What the decoder must still read before it answers, and the memory it may start from."""
         special = self.tokenizer.reader.special
-        memory = drafted.memory if self.networks.is_shared else None
+        memory, is_text = drafted.memory if self.networks.is_shared else None, type(self.model.bridge) is Tokens
+        if drafted.holds_sketch and not is_text:  # the text is not what this bridge makes of it: all is read anew
+            drafted, memory = replace(drafted, memory=None), None
         if memory is not None and drafted.holds_sketch:
             # Only the last token written is not in memory yet: the end token, or what a full canvas cut off.
             count = (drafted.sketch != special.pad).sum(-1, keepdim=True)

@@ -48,6 +48,11 @@ class Model:
             raise ValueError("an autoregressive drafter that shares its trunk trains on the gold sketch: feed: gold")
         if isinstance(self.bridge, Latent) and isinstance(self.drafter, Autoregressive):
             raise ValueError("bridge: latent reads a canvas that was denoised; an autoregressive drafter takes tokens")
+        if self.pairing == "shared" and isinstance(self.drafter, Autoregressive) and type(self.bridge) is not Tokens:
+            raise ValueError(
+                f"bridge: {kind_of(Bridge, type(self.bridge))}: an autoregressive drafter that shares its trunk reads "
+                "what it writes: take bridge: tokens, or pairing: separate"
+            )
         if isinstance(self.bridge, Latent) and isinstance(self.feed, Nothing) and self.drafter.learns:
             raise ValueError("bridge: latent with feed: none: no sketch, so that nothing would train the bridge")
         self.check_verify(self.drafter)

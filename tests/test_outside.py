@@ -7,10 +7,16 @@ import pytest
 import torch
 from toy import tiny_batch, tiny_reasoner
 
+from hybrid.bridge import Bridge
 from hybrid.config import add_fork_path
+from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.corruption import Absorbing
+from hybrid.drafters.autoregressive import Autoregressive
+from hybrid.drafters.canvas import ending
+from hybrid.drafters.controls import GoldSketch
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Gold
+from hybrid.nets.layout import Segment, running
 
 
 def test_parts_are_found_beside_the_config_and_where_one_is(tmp_path, monkeypatch):
@@ -49,3 +55,33 @@ def test_what_stands_for_absorbing_masks_is_refused_for_others(setting):
     with pytest.raises(ValueError, match="Tilted corruption has a law or cost of its own"):
         Diffusion(corruption=Tilted(), **{"times": "continuous"} | setting)
     Diffusion(corruption=Tilted(), times="continuous", self_condition=0.5)
+
+
+@dataclass(frozen=True)
+class Ending(Bridge):
+    """The last token of the text, and no marker before it."""
+
+    def segment(self, sketch, start, special):
+        is_text = (sketch != special.pad) & (sketch != special.end)
+        keep = is_text & (is_text.flip(-1).cumsum(-1).flip(-1) == 1)
+        return Segment("sketch", sketch, keep, running(keep, start), is_causal=True, sees=("prompt",))
+
+
+@pytest.mark.parametrize("pairing", ["shared", "separate"])
+@pytest.mark.parametrize("verify", [0, 6])
+def test_a_bridge_is_what_the_decoder_reads_of_verified_sketches_too(pairing, verify):
+    """So that two sketches with one ending are answered alike; and what was written is counted, not what is read."""
+    drafter = Diffusion(next_token=1.0, verify=verify)
+    reasoner, batch = tiny_reasoner(drafter=drafter, bridge=Ending(), pairing=pairing), tiny_batch()
+    found = reasoner.reason(batch.prompts, Budget(3))
+    sketches = torch.tensor([r.sketch_tokens for r in found])
+    given = reasoner.reason(batch.prompts, drafter=GoldSketch(), gold=sketches)
+    assert [r.answer_tokens for r in given] == [r.answer_tokens for r in found]
+    lengths = (ending(reasoner.special).read(sketches) != reasoner.special.pad).sum(-1).tolist()
+    assert max(lengths) > 2 and [r.spent["sketch_tokens"] for r in found] == lengths
+
+
+def test_a_chain_that_would_not_read_its_bridge_is_refused():
+    with pytest.raises(ValueError, match="bridge: test_outside.Ending: an autoregressive drafter that shares"):
+        tiny_reasoner(drafter=Autoregressive(), feed=Gold(), bridge=Ending())
+    tiny_reasoner(drafter=Autoregressive(), feed=Gold(), bridge=Ending(), pairing="separate")
