@@ -286,5 +286,6 @@ def _feeds(reasoner: Reasoner) -> Iterator[tuple[str, Feed]]:
     yield "gold", Gold()
     if drafter.steps_matter:
         yield "partial", Partial()
-        yield "drafted", OneStep()
+        if drafter.has_one_step:
+            yield "drafted", OneStep()
         yield "none", Nothing()

@@ -161,7 +161,7 @@ class Reasoner(nn.Module):
             spent += int(counted.positions.sum())
             return drafted
 
-        can_draft = self.config.drafter.steps_matter and self.networks.drafter is not None
+        can_draft = self.config.drafter.has_one_step and self.networks.drafter is not None
         fodder = Fodder(batch.sketch, noise, self.special, len(self.tokenizer), one_step if can_draft else None)
         return feed.feed(fodder), spent
 

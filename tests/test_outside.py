@@ -11,12 +11,14 @@ from hybrid.bridge import Bridge
 from hybrid.config import add_fork_path
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.corruption import Absorbing
+from hybrid.drafters import Drafter
 from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.canvas import ending
 from hybrid.drafters.controls import GoldSketch
 from hybrid.drafters.diffusion import Diffusion
-from hybrid.feed import Gold
+from hybrid.feed import Drafted, Gold
 from hybrid.nets.layout import Segment, running
+from hybrid.tasks import Chain
 
 
 def test_parts_are_found_beside_the_config_and_where_one_is(tmp_path, monkeypatch):
@@ -85,3 +87,22 @@ def test_a_chain_that_would_not_read_its_bridge_is_refused():
     with pytest.raises(ValueError, match="bridge: test_outside.Ending: an autoregressive drafter that shares"):
         tiny_reasoner(drafter=Autoregressive(), feed=Gold(), bridge=Ending())
     tiny_reasoner(drafter=Autoregressive(), feed=Gold(), bridge=Ending(), pairing="separate")
+
+
+@dataclass(frozen=True)
+class AtOnce(Diffusion):
+    """Learns and takes steps, and has no draft of one step to train a decoder on."""
+
+    one_step = Drafter.one_step
+
+
+def test_a_drafter_without_a_draft_of_one_step_is_validated_by_the_other_feeds():
+    from hybrid.evaluate import validation_totals
+
+    task = Chain(operations="+", length=4)
+    rows = task.generate("valid", 0)[:2]
+    reasoner = tiny_reasoner(drafter=AtOnce(), feed=Gold())
+    told = validation_totals(reasoner, task, rows)
+    assert {"bound", "answer_gold", "answer_partial", "answer_none"} <= set(told) and "answer_drafted" not in told
+    with pytest.raises(ValueError, match="feed 'drafted' needs a drafter that drafts in one step"):
+        reasoner.losses(tiny_batch(), feed=Drafted())

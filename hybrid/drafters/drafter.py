@@ -124,6 +124,11 @@ class Drafter:
         """Whether two drafts of one prompt can differ."""
         return False
 
+    @property
+    def has_one_step(self) -> bool:
+        """Whether a decoder can train on its drafts of one step."""
+        return type(self).one_step is not Drafter.one_step
+
     def taught(self, batch: Batch, noise: Noise, special: Special) -> Batch:
         """The examples as training shows them to drafter and decoder."""
         return batch
@@ -143,7 +148,8 @@ class Drafter:
         special: Special,
         spent: Spent | None = None,
     ) -> Int[Tensor, "r l"] | None:
-        """Drafts of some rows by a single forward, or one per block, without gradient; None where it has none.
+        """Drafts of some rows by a single forward, or one per block, without gradient; None where it has none, as
+        `has_one_step` tells.
 
         `spent`, one entry per row of `rows`, is charged for them.
         """
