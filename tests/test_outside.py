@@ -1,7 +1,7 @@
 """Parts from outside the package that differ from those within it: each is asked, or refused, and never passed over."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from hybrid.drafters.controls import GoldSketch
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted, Gold
 from hybrid.nets.layout import Segment, running
-from hybrid.tasks import Chain
+from hybrid.tasks import Chain, Data, JsonLines, split
 
 
 def test_parts_are_found_beside_the_config_and_where_one_is(tmp_path, monkeypatch):
@@ -106,3 +106,21 @@ def test_a_drafter_without_a_draft_of_one_step_is_validated_by_the_other_feeds()
     assert {"bound", "answer_gold", "answer_partial", "answer_none"} <= set(told) and "answer_drafted" not in told
     with pytest.raises(ValueError, match="feed 'drafted' needs a drafter that drafts in one step"):
         reasoner.losses(tiny_batch(), feed=Drafted())
+
+
+@dataclass(frozen=True)
+class Renamed(JsonLines):
+    """Answers called by other names."""
+
+    names: dict[str, str] = field(default_factory=dict)
+
+    def read(self, path):
+        return [replace(row, answer=self.names.get(row.answer, row.answer)) for row in super().read(path)]
+
+
+def test_a_task_may_hold_a_dict_and_still_reads_files(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "1", "sketch": "2", "answer": "yes"}\n')
+    for names in ({"yes": "y"}, {"yes": "j"}, {"yes": "y"}):
+        task = Renamed(names=names)
+        assert [row.answer for row in split(task, Data(test=str(file)), "test")] == [names["yes"]]

@@ -160,26 +160,36 @@ def _kept_out(task: Task, data: Data, name: str) -> frozenset[int]:
 
 def _read(task: Task, path: str, where: str) -> Sequence[Example]:
     if path.startswith("hub:"):
-        return _read_set_once(task, path.removeprefix("hub:"))
+        return _read_set_once(_Reader(task), path.removeprefix("hub:"))
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError(f"{where} = {path}: no plain file")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{where} = {path}: no such file. {task.source}".rstrip())
-    rows = _read_once(task, Path(path), Path(path).stat().st_mtime_ns)
+    rows = _read_once(_Reader(task), Path(path), Path(path).stat().st_mtime_ns)
     if not rows:
         raise ValueError(f"{where} = {path}: the file holds no examples")
     return rows
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """A task as it is remembered by: a field may be a dict, which has no hash of its own."""
+
+    task: Task
+
+    def __hash__(self) -> int:
+        return hash(repr(self.task))
+
+
 @lru_cache(maxsize=8)
-def _read_once(task: Task, path: Path, changed: int) -> Sequence[Example]:
+def _read_once(reader: _Reader, path: Path, changed: int) -> Sequence[Example]:
     """The splits of one config share their files; `changed` makes a rewritten file a new one."""
-    return tuple(task.read(path))
+    return tuple(reader.task.read(path))
 
 
 @lru_cache(maxsize=8)
-def _read_set_once(task: Task, name: str) -> Sequence[Example]:
-    return tuple(task.read_set(name))
+def _read_set_once(reader: _Reader, name: str) -> Sequence[Example]:
+    return tuple(reader.task.read_set(name))
 
 
 def read_text(path: Path) -> str:
