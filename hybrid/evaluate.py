@@ -117,7 +117,8 @@ def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:
         labels["threshold"] = told.pop("threshold", None)
         told |= {"temperature": own.temperature} if own.temperature else {}
         told |= {"verify": forwards} if forwards else {}
-        labels["setting"] = ", ".join(f"{name} {value}" for name, value in told.items()) or None
+        # A comma and a blank part the settings of a row, so that none of them may hold both.
+        labels["setting"] = ", ".join(f"{name} {value}".replace(", ", ",") for name, value in told.items()) or None
         for steps in budgets:
             check_steps(torch.tensor([steps]), torch.tensor([canvas]), policy)
             own.check_steps(torch.tensor([steps]), torch.ones(1, canvas, dtype=torch.bool))

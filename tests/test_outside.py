@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from test_report import row as make_row
 from toy import tiny_batch, tiny_reasoner
 
 from hybrid.bridge import Bridge
 from hybrid.config import add_fork_path
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.corruption import Absorbing
+from hybrid.diffusion.policy import Confidence
 from hybrid.drafters import Drafter
 from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.canvas import ending
@@ -124,3 +126,20 @@ def test_a_task_may_hold_a_dict_and_still_reads_files(tmp_path):
     for names in ({"yes": "y"}, {"yes": "j"}, {"yes": "y"}):
         task = Renamed(names=names)
         assert [row.answer for row in split(task, Data(test=str(file)), "test")] == [names["yes"]]
+
+
+@dataclass(frozen=True)
+class Weighed(Confidence):
+    """A policy whose setting is a list."""
+
+    weights: tuple[float, ...] = (1.0, 2.0)
+
+
+def test_settings_that_are_lists_are_told_whole():
+    from hybrid.evaluate import Evaluate, ways
+    from hybrid.report_series import row_label
+
+    policies = (Weighed(), Weighed((1.0, 3.0)))
+    listed = ways(tiny_reasoner(), Evaluate(steps=(2,), policies=policies, controls=()))
+    rows = [make_row("hybrid", 0, steps=2, policy="weighed", setting=way.labels["setting"]) for way in listed]
+    assert [row_label(row, rows) for row in rows] == ["weighed · weights (1.0,2.0)", "weighed · weights (1.0,3.0)"]
