@@ -16,6 +16,7 @@ from hybrid.diffusion.noise import Noise
 from hybrid.diffusion.policy import Policy
 from hybrid.drafters import Drafter
 from hybrid.drafters.canvas import ending
+from hybrid.drafters.controls import NoSketch
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted as OneStep
 from hybrid.feed import Feed, Gold, Nothing, Partial
@@ -86,7 +87,7 @@ class Way:
     @property
     def has_sketch(self) -> bool:
         """Whether there is a sketch to judge: blanks and nothing are none."""
-        return self.method in ("gold", "shuffled") or (self.drafter.learns and not self.budget.is_nothing)
+        return not (isinstance(self.drafter, NoSketch) or self.drafter.blanks or self.budget.is_nothing)
 
 
 def ways(reasoner: Reasoner, settings: Evaluate) -> list[Way]:

@@ -28,7 +28,7 @@ FIELDS: dict[str, str] = {
     "chain (the decoder writes it, token by token), ar_drafter (an autoregressive drafter does), diffusion "
     "(the answer is on the drafter's canvas too, and no decoder is asked), speculative (the hybrid, its sketch "
     "verified by the drafter's causal predictions), or a control: gold (the right sketch), shuffled (another "
-    "example's), pause (blanks). Others are allowed.",
+    "example's), pause (blanks). Others are allowed, such as the kind of a drafter of one's own.",
     "pairing": "Drafter and decoder: separate networks, or one shared trunk.",
     "policy": "Which positions one denoising step commits or reopens.",
     "threshold": "Confidence at which the policy commits a position.",

@@ -6,7 +6,7 @@ from typing import Literal
 from hybrid.bridge import Bridge, Latent, Tokens
 from hybrid.drafters import Drafter
 from hybrid.drafters.autoregressive import Autoregressive
-from hybrid.drafters.controls import NoSketch
+from hybrid.drafters.controls import Given, NoSketch
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.drafters.internalised import Internalised
 from hybrid.feed import Feed, Gold, Mixture, Nothing
@@ -89,6 +89,9 @@ class Model:
             return "chain" if self.pairing == "shared" else "ar_drafter"
         if isinstance(self.drafter, NoSketch):
             return "direct"
-        if not self.drafter.learns:
-            return f"{kind_of(Drafter, type(self.drafter))}, in training too"
-        return self.bridge.title if isinstance(self.bridge, Latent) else "hybrid"
+        if self.drafter.learns and isinstance(self.bridge, Latent):
+            return self.bridge.title
+        if isinstance(self.drafter, Diffusion):
+            return "hybrid"
+        kind = kind_of(Drafter, type(self.drafter))
+        return f"{kind}, in training too" if isinstance(self.drafter, Given) else kind

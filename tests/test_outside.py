@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from hybrid.config import add_fork_path
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.corruption import Absorbing
 from hybrid.diffusion.policy import Confidence
+from hybrid.diffusion.state import State
+from hybrid.drafters import Drafted as Written
 from hybrid.drafters import Drafter
 from hybrid.drafters.autoregressive import Autoregressive
 from hybrid.drafters.canvas import ending
@@ -20,7 +23,7 @@ from hybrid.drafters.controls import GoldSketch
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted, Gold
 from hybrid.nets.layout import Segment, running
-from hybrid.tasks import Chain, Data, JsonLines, split
+from hybrid.tasks import Chain, Data, JsonLines, example, split
 
 
 def test_parts_are_found_beside_the_config_and_where_one_is(tmp_path, monkeypatch):
@@ -143,3 +146,49 @@ def test_settings_that_are_lists_are_told_whole():
     listed = ways(tiny_reasoner(), Evaluate(steps=(2,), policies=policies, controls=()))
     rows = [make_row("hybrid", 0, steps=2, policy="weighed", setting=way.labels["setting"]) for way in listed]
     assert [row_label(row, rows) for row in rows] == ["weighed · weights (1.0,2.0)", "weighed · weights (1.0,3.0)"]
+
+
+@dataclass(frozen=True)
+class Copied(Drafter):
+    """Copies the prompt, one token a step; asks no network."""
+
+    steps_matter: ClassVar[bool] = True
+
+    def draft(self, network, request, budget, noise, spent):
+        z = torch.full((len(request.prompts), request.canvas), request.special.pad)
+        for row, steps in enumerate(budget.rows(len(z), request.canvas).tolist()):
+            text = request.prompts.tokens[row][request.prompts.keep[row]][: min(steps, request.canvas - 1)]
+            z[row, : len(text)], z[row, len(text)] = text, request.special.end
+        everywhere = torch.ones_like(z, dtype=torch.bool)
+        yield State(0, z, everywhere, torch.ones(z.shape), ~everywhere)
+        return Written(z)
+
+
+def test_a_drafter_that_learns_nothing_goes_by_its_own_name_and_its_sketches_are_judged():
+    from hybrid.evaluate import Evaluate, evaluate
+
+    reasoner = tiny_reasoner(drafter=Copied(), feed=Gold())
+    rows = [example(text, text, text) for text in ("12", "345")]
+    found = evaluate(
+        reasoner, JsonLines(), rows, Evaluate(steps=(0, 2, 6), batch=2, controls=()), name="copied", progress=False
+    )
+    assert {row.method for row in found.rows} == {"test_outside.Copied"}
+    assert [row.sketch_exact for row in found.rows] == [None, 0.5, 1.0]
+    assert [row.denoiser_forwards for row in found.rows] == [0, 0, 0]
+
+
+@dataclass(frozen=True)
+class Learnt(Copied):
+    """The same, with a network and no steps."""
+
+    learns: ClassVar[bool] = True
+    steps_matter: ClassVar[bool] = False
+
+
+def test_a_drafter_that_is_no_diffusion_is_not_called_one_nor_said_to_draft_nothing():
+    from hybrid.evaluate import Evaluate, ways
+    from hybrid.report_series import row_label
+
+    (way,) = ways(tiny_reasoner(drafter=Learnt(), feed=Gold()), Evaluate())
+    row = make_row(way.method, 0, **way.labels)
+    assert row.method == "test_outside.Learnt" and row_label(row, [row]) == "" and way.has_sketch
