@@ -22,7 +22,10 @@ from hybrid.drafters.canvas import ending
 from hybrid.drafters.controls import GoldSketch
 from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted, Gold
+from hybrid.hub.pipeline import HybridReasoningPipeline
+from hybrid.nets.backbone import Qwen3
 from hybrid.nets.layout import Segment, running
+from hybrid.nets.network import Network
 from hybrid.tasks import Chain, Data, JsonLines, example, split
 
 
@@ -192,3 +195,26 @@ def test_a_drafter_that_is_no_diffusion_is_not_called_one_nor_said_to_draft_noth
     (way,) = ways(tiny_reasoner(drafter=Learnt(), feed=Gold()), Evaluate())
     row = make_row(way.method, 0, **way.labels)
     assert row.method == "test_outside.Learnt" and row_label(row, [row]) == "" and way.has_sketch
+
+
+class Reads(Network):
+    """A network of a backbone's own."""
+
+
+@dataclass(frozen=True)
+class ReadOtherwise(Qwen3):
+    def network(self, vocabulary):
+        return Reads(self.build(vocabulary))
+
+
+def test_what_a_pipeline_would_read_otherwise_is_not_exported(tmp_path):
+    backbone = ReadOtherwise(width=16, layers=1, heads=2)
+    with pytest.raises(ValueError, match="Qwen3ForCausalLM is read by Reads of its backbone's own"):
+        HybridReasoningPipeline.of(tiny_reasoner(backbone=backbone)).save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_generates_by_nobody_else_is_exported(tmp_path):
+    reasoner = tiny_reasoner()
+    del reasoner.networks.decoder.model.generation_config
+    HybridReasoningPipeline.of(reasoner)

@@ -23,6 +23,7 @@ from hybrid.hub.names import one_of, policy_named, stop_named
 from hybrid.hub.policies import scheduler_of, settings_of
 from hybrid.nets.adapt import merged
 from hybrid.nets.backbone import Backbone
+from hybrid.nets.family import network_of
 from hybrid.reasoner import Model, Reasoner
 from hybrid.records import Reasoned
 from hybrid.tasks import Tokenizer
@@ -89,8 +90,8 @@ class HybridReasoningPipeline(DiffusionPipeline):
         """The pipeline round a reasoner; low-rank matrices are merged into copies of their models."""
         networks, reader = reasoner.networks, reasoner.tokenizer.reader
         decoder = merged(networks.decoder.model)
-        decoder.generation_config.eos_token_id = reader.special.end
-        decoder.generation_config.pad_token_id = reader.special.pad
+        if (generation := getattr(decoder, "generation_config", None)) is not None:  # of those that can generate
+            generation.eos_token_id, generation.pad_token_id = reader.special.end, reader.special.pad
         own = None if networks.is_shared or networks.drafter is None else merged(networks.drafter.model)
         others = None if reader is reasoner.tokenizer else reasoner.tokenizer.to_fast()
         scheduler = scheduler_of(reasoner.config.drafter, reasoner.special)
@@ -101,9 +102,18 @@ class HybridReasoningPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:
         """The components as their libraries save them, and what makes them a reasoner: its config as plain data, its
         tokenizer, and the weights that belong to neither network.
+
+        Raises:
+            ValueError: a network that a backbone of one's own reads in a way of its own.
         """
-        super().save_pretrained(save_directory, *args, **options)
         reasoner, folder = self._reasoner(), Path(save_directory)
+        for network in (reasoner.networks.decoder, reasoner.networks.drafter):
+            if network is not None and type(network) is not type(network_of(network.model)):
+                raise ValueError(
+                    f"{type(network.model).__name__} is read by {type(network).__name__} of its backbone's own, which "
+                    "an exported pipeline would not know: keep the run, and load it by load_run"
+                )
+        super().save_pretrained(save_directory, *args, **options)
         model = {k: v for k, v in plain(_without_backbones(reasoner.config)).items() if not k.endswith("backbone")}
         (folder / REASONING).write_text(json.dumps(model, indent=1) + "\n", encoding="utf-8")
         reasoner.tokenizer.save(folder / TOKENIZER)
