@@ -24,6 +24,7 @@ from hybrid.drafters.diffusion import Diffusion
 from hybrid.feed import Drafted, Gold
 from hybrid.hub.pipeline import HybridReasoningPipeline
 from hybrid.nets.backbone import Qwen3
+from hybrid.nets.family import check_reading
 from hybrid.nets.layout import Segment, running
 from hybrid.nets.network import Network
 from hybrid.tasks import Chain, Data, JsonLines, example, split
@@ -218,3 +219,25 @@ def test_a_model_that_generates_by_nobody_else_is_exported(tmp_path):
     reasoner = tiny_reasoner()
     del reasoner.networks.decoder.model.generation_config
     HybridReasoningPipeline.of(reasoner)
+
+
+@pytest.mark.parametrize("told", ["nothing", "causal"])
+def test_a_model_that_does_not_attend_as_its_mask_says_is_refused(told):
+    network = Qwen3(width=16, layers=1, heads=2).network(12)
+    check_reading(network)
+    own = network.model.base_model.forward
+    masks = {
+        "nothing": torch.zeros_like,
+        "causal": lambda mask: mask + torch.full(mask.shape[-2:], -torch.inf).triu(1),
+    }
+    network.model.base_model.forward = lambda *rest, attention_mask, **options: own(
+        *rest, attention_mask=masks[told](attention_mask) if attention_mask.ndim == 4 else attention_mask, **options
+    )
+    with pytest.raises(ValueError, match="Qwen3ForCausalLM (does not attend as its mask says|predicts otherwise)"):
+        check_reading(network)
+
+
+def test_a_model_whose_attention_begins_at_zero_is_not_refused():
+    network = Qwen3(width=16, layers=1, heads=2).network(12)
+    torch.nn.init.zeros_(network.model.base_model.layers[0].self_attn.o_proj.weight)
+    check_reading(network)

@@ -31,7 +31,8 @@ def shift_of(network: Network) -> bool | None:
 
 @torch.no_grad()
 def check_reading(network: Network) -> None:
-    """Compare a short row's predictions with the model's own: a family whose head or masks differ is refused.
+    """Compare a short row's predictions with the model's own: a family whose head or masks differ is refused, and so
+    is a model that is to denoise and does not attend as its mask says.
 
     Raises:
         ValueError: naming the class.
@@ -46,9 +47,29 @@ def check_reading(network: Network) -> None:
     keep = torch.ones_like(tokens, dtype=torch.bool)
     states = native([Segment("row", tokens, keep, running(keep), is_causal=True)])["row"]
     ours, theirs = native.logits(states).float(), model(tokens, attention_mask=keep.long()).logits.float()
+    attends = not network.can_denoise or _attends(network)
     model.train(was_training)
     if not torch.allclose(ours, theirs, atol=0.05 * float(theirs.std()) + 1e-4):
         raise ValueError(
             f"{type(model).__name__} predicts otherwise than this package reads it (by up to "
             f"{float((ours - theirs).abs().max()):.3g}): its architecture is not supported"
         )
+    if not attends:
+        raise ValueError(
+            f"{type(model).__name__} does not attend as its mask says (additive, batch by 1 by queries by keys): its "
+            "architecture is not supported"
+        )
+
+
+def _attends(network: Network) -> bool:
+    """Whether the first of two tokens sees the second where it may, and there alone. What mixes no tokens, as branches
+    that begin at zero, cannot tell and passes."""
+    device, size = network.model.device, network.config.vocab_size
+
+    def moves(rows: list[list[int]], at: int, sees: bool) -> bool:
+        tokens, keep = torch.tensor(rows, device=device) % size, torch.tensor([[True, sees]] * 2, device=device)
+        one, other = network([Segment("row", tokens, keep, running(keep), is_causal=False)])["row"][:, at].float()
+        return not torch.allclose(one, other, rtol=0, atol=1e-3 * float(one.std()))
+
+    later, earlier = [[5, 6], [5, 7]], [[5, 6], [7, 6]]
+    return not moves(later, 0, sees=False) and (moves(later, 0, sees=True) or not moves(earlier, 1, sees=True))
