@@ -23,7 +23,7 @@ def arguments(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--effort", help="none, low, medium or high: 0, 1/8, 1/3 or all of the canvas in steps")
     sample.add_argument("--drafts", type=int, default=1, help="sketches per prompt, each answered")
     sample.add_argument("--choose", default="vote", help="among several drafts: vote, likelihood or confidence")
-    sample.add_argument("--policy", help="which positions a step commits, such as confidence or threshold")
+    sample.add_argument("--policy", help="which positions a step commits, such as margin, or {kind: remask, rate: 0.2}")
     sample.add_argument("--threshold", type=float, help="of the threshold policy, 0 to 1")
     sample.add_argument("--temperature", type=float, help="0: greedy (the default)")
     sample.add_argument("--verify", type=int, help="forwards that verify the sketch at most; 0: it stands as drafted")
@@ -57,6 +57,7 @@ def check(options: Any) -> None:
 
 def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> int | None:
     """Answer the prompts; `started`: starts the processes that the options ask for, and waits for them."""
+    from hybrid.config import section_of
     from hybrid.diffusion.budget import Budget
     from hybrid.experiment import load_reasoner
     from hybrid.live import reason as seen
@@ -66,7 +67,8 @@ def run(options: Any, experiment: Any, started: Callable[[Any], int | None]) -> 
     budget = Budget(options.steps, options.tokens, options.forwards, options.ms, options.effort)
     prompts = read_prompts(options.prompt, options.file, options.paragraphs)
     reasoner, _ = load_reasoner(options.run, experiment)
-    drafter = chosen(reasoner.config, options.policy, options.threshold, options.temperature, options.verify)
+    policy = section_of("policy", options.policy)
+    drafter = chosen(reasoner.config, policy, options.threshold, options.temperature, options.verify)
     line = as_json if options.json else as_text
     several = {"drafts": options.drafts, "choose": options.choose}
     several |= {"answer": options.answer, "answer_temperature": options.answer_temperature}

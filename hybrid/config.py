@@ -26,7 +26,7 @@ from hybrid.build import ConfigError, build, plain
 
 __all__ = [
     "ABSENT", "FREE_TO_CHANGE", "ConfigError", "add_fork_path", "build", "differences", "dump", "load", "plain",
-    "values_of",
+    "section_of", "values_of",
 ]  # fmt: skip
 
 ABSENT: Final = "(absent)"
@@ -68,6 +68,19 @@ def values_of(key: str, text: str) -> list[str]:
     except MarkedYAMLError as error:
         raise ConfigError(f"{key}={text}: expected YAML values with commas between: {error.problem}") from error
     return [listed[node.start_mark.index : node.end_mark.index] for node in nodes] or [""]
+
+
+def section_of(key: str, text: str | None) -> str | dict[str, Any] | None:
+    """A part as a command names it: its kind, or `{kind: ..., option: ...}`.
+
+    Raises:
+        ConfigError: braces that hold no section.
+    """
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    section = OmegaConf.to_container(OmegaConf.create(_overrides([f"{key}={text}"])), resolve=True)
+    assert isinstance(section, dict)
+    return section[key]
 
 
 def dump(config: Mapping[str, Any]) -> str:

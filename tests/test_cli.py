@@ -380,6 +380,9 @@ def test_sample_prints_sketch_answer_and_what_was_spent(capsys, run):
     assert draws[0].split("spent")[0] == draws[1].split("spent")[0]
     assert "temperature" in refused(capsys, "sample", run, "--prompt", "1+1", "--temperature", "-1")
     assert "threshold" in refused(capsys, "sample", run, "--prompt", "1+1", "--threshold", "2")
+    policy = "{kind: threshold, threshold: %s}"
+    assert "spent" in done(capsys, "sample", run, "--prompt", "1+1", "--policy", policy % 0.5)
+    assert "threshold" in refused(capsys, "sample", run, "--prompt", "1+1", "--policy", policy % 2)
 
 
 def test_a_draft_is_seen_traced_and_reported(capsys, run, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from hybrid.config import ABSENT, ConfigError, add_fork_path, build, differences, dump, load, plain
+from hybrid.config import ABSENT, ConfigError, add_fork_path, build, differences, dump, load, plain, section_of
 from hybrid.kinds import register
 
 Write = Callable[[str, str], Path]
@@ -525,6 +525,15 @@ def test_the_faults_of_a_forks_module_are_its_own(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(TypeError, match=r"^of the fork$"):
         build(Curve, "faulty_fork_of_hybrid_test.Sine")
+
+
+def test_a_part_is_named_by_its_kind_or_by_a_section() -> None:
+    assert section_of("policy", None) is None and section_of("policy", "my.Own") == "my.Own"
+    assert section_of("policy", "{kind: my.Own, rate: 0.2, weights: [1, 2.5]}") == {
+        "kind": "my.Own", "rate": 0.2, "weights": [1, 2.5],
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="^override 'policy={kind: my.Own': the value is not YAML"):
+        section_of("policy", "{kind: my.Own")
 
 
 def test_a_config_finds_modules_in_its_own_folder(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
