@@ -129,10 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _folder(experiment: Any, config: str) -> Path:
-    if experiment.run:
-        return Path(experiment.run)
+def _folder(experiment: Any, config: str, is_named: bool) -> Path:
+    """Where to train. A run folder as config is the folder, wherever it lies by now, unless an override names another:
+    `run` in its config is where it was begun."""
     path = Path(config)
+    if experiment.run and (is_named or not path.is_dir()):
+        return Path(experiment.run)
     if path.is_dir():
         return path
     of = path.parent.name
@@ -141,7 +143,7 @@ def _folder(experiment: Any, config: str) -> Path:
 
 def _train(options: Any) -> int | None:
     experiment = cli_tools.read(options)
-    folder = _folder(experiment, options.config)
+    folder = _folder(experiment, options.config, any(text.startswith("run=") for text in options.overrides))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

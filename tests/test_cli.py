@@ -471,6 +471,15 @@ def test_training_again_changes_nothing_and_a_run_folder_is_a_config(capsys, tra
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+def test_a_run_folder_that_was_moved_goes_on_where_it_lies(capsys, run, tmp_path, monkeypatch):
+    """Its config still names the folder that it was begun in; an override says otherwise."""
+    moved = copy_of(run, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert f"trained: {moved}\n" in done(capsys, "train", moved, "--no-progress")
+    assert "trained: moved\n" in done(capsys, "train", "moved", "--no-progress")
+    assert "trained: other\n" in done(capsys, "train", moved, "run=other", "--no-progress")
+
+
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     assert "hybrid train" in capsys.readouterr().out
