@@ -480,6 +480,15 @@ def test_a_run_folder_that_was_moved_goes_on_where_it_lies(capsys, run, tmp_path
     assert "trained: other\n" in done(capsys, "train", moved, "run=other", "--no-progress")
 
 
+def test_a_run_at_its_end_needs_no_checkpoints(capsys, run, tmp_path):
+    """As shipped weights have none: trained again, they would be written over from step 0."""
+    folder = copy_of(run, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "model.safetensors").write_bytes(b"mine")
+    assert "trained: " in done(capsys, "train", folder, "--no-progress")
+    assert (folder / "model.safetensors").read_bytes() == b"mine"
+
+
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     assert "hybrid train" in capsys.readouterr().out
