@@ -253,8 +253,13 @@ def write_csv(frontier: Frontier, path: str | Path) -> Path:
 
 
 def write_atomically(path: str | Path, content: bytes) -> Path:
-    """Write beside `path` and rename: a reader sees the old file or the new one, never half of one."""
+    """Write beside `path` and rename: a reader sees the old file or the new one, never half of one. A device or a pipe,
+    such as /dev/null, is written as it is, never replaced.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

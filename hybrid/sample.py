@@ -149,8 +149,14 @@ def _accepted(result: Reasoned) -> str:
 @contextmanager
 def whole(path: Path) -> Iterator[TextIO]:
     """A file for results, which takes its name when all are in it. Until then, and where that never comes, they are in
-    another beside it, which ends in .partial.
+    another beside it, which ends in .partial. A device or a pipe, such as /dev/null, is written as it is, and never
+    replaced.
     """
+    if path.exists() and not path.is_file():
+        with open(path, "w", encoding="utf-8") as file:
+            yield file
+        return
+    path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.partial")
     try:

@@ -489,6 +489,18 @@ def test_a_run_at_its_end_needs_no_checkpoints(capsys, run, tmp_path):
     assert (folder / "model.safetensors").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("option", ["--out", "--trace"])
+def test_a_pipe_is_written_and_never_replaced(run, tmp_path, option):
+    """As /dev/null is, which root could replace by a file of that name."""
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert main(["sample", run, "--prompt", "1+1", "--steps", "1", option, str(pipe)]) == 0
+    reader.join(10)
+    assert pipe.is_fifo() and "1+1" in read[0] and [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     assert "hybrid train" in capsys.readouterr().out
