@@ -206,7 +206,11 @@ def save_weights(folder: Path, state: dict[str, torch.Tensor], trained: dict[str
             unique[name] = tensor.detach().cpu().contiguous()
     beside = folder / f".{WEIGHTS}.new"
     try:
+        beside.unlink(missing_ok=True)
+        beside.touch()
+        mode = beside.stat().st_mode  # as the umask has it: the library makes files for their owner alone
         save_file(unique, beside)
+        beside.chmod(mode)
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         beside.replace(folder / WEIGHTS)
@@ -247,6 +251,7 @@ def load_weights(reasoner: Reasoner, folder: Path) -> None:
     """
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder} has no {WEIGHTS}: its training has not saved any yet; run `hybrid train` again")
+    open(folder / WEIGHTS, "rb").close()  # a file that we may not read is not a damaged one
     try:
         state = load_file(folder / WEIGHTS)
     except Exception as error:  # the library raises its own bare Exceptions

@@ -501,6 +501,17 @@ def test_a_pipe_is_written_and_never_replaced(run, tmp_path, option):
     assert pipe.is_fifo() and "1+1" in read[0] and [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
+def test_weights_may_be_read_by_whom_the_other_files_may(capsys, run, tmp_path, monkeypatch):
+    assert {path.stat().st_mode for path in Path(run).glob("*.*") if path.name != ".lock"} == {
+        (Path(run) / "config.yaml").stat().st_mode
+    }
+    folder = copy_of(run, tmp_path / "run")
+    (folder / "model.safetensors").chmod(0)
+    if os.getuid():  # root may read it
+        said = refused(capsys, "sample", folder, "--prompt", "1+1")
+        assert "model.safetensors: Permission denied" in said
+
+
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     assert "hybrid train" in capsys.readouterr().out
