@@ -197,6 +197,8 @@ def _evaluate(options: Any) -> int | None:
     ways(reasoner, experiment.evaluate)  # refuses what makes no sense before any process is started, as the next line
     device, out = own_device(options.device), Path(options.out or options.run)
     out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise ValueError(f"{out}: this folder cannot be written; name another with --out DIR")
     if (status := _started(options)) is not None:
         return status
     with joined(experiment.train.timeout) as shard:
@@ -209,8 +211,8 @@ def _evaluate(options: Any) -> int | None:
         return 0
     config = plain(experiment)
     frontier = dataclasses.replace(frontier, model=config["model"], extra={"config": config})
+    print(report.table(frontier), flush=True)  # before the files, for which the disk may be full
     files = report.write(frontier, out)
-    print(report.table(frontier))
     print("written: " + ", ".join(str(f) for f in files))
     return 0
 

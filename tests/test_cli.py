@@ -512,6 +512,21 @@ def test_weights_may_be_read_by_whom_the_other_files_may(capsys, run, tmp_path, 
         assert "model.safetensors: Permission denied" in said
 
 
+def test_what_was_measured_is_shown_where_it_cannot_be_written(capsys, run, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    line = ["evaluate", run, "--steps", "0", "--out", str(tmp_path), "--no-progress"]
+    with monkeypatch.context() as patch:
+        patch.setattr("hybrid.report.write", full)
+        assert main(line) == 2
+    said = capsys.readouterr()
+    assert "accuracy" in said.out and "No space left" in said.err
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr("hybrid.evaluate.evaluate", None)  # not asked
+    assert f"{tmp_path}: this folder cannot be written" in refused(capsys, *line)
+
+
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     assert "hybrid train" in capsys.readouterr().out
