@@ -271,6 +271,9 @@ def _report(options: Any) -> None:
             raise ValueError(f"{run} has no frontier.json; `hybrid evaluate` of a run writes it")
     paths = [Path(r) / "frontier.json" if Path(r).is_dir() else Path(r) for r in options.runs]
     films = [p for p in paths if trace.is_trace(p)]
+    into = (Path(options.out) / "frontier.json").resolve()
+    if len(paths) - len(films) > 1 and into in [path.resolve() for path in paths]:
+        raise ValueError(f"--out {options.out}: its frontier is one of those to be merged; name another folder")
     traces = [one for path in films for one in trace.read(path)]
     runs = [frontier.read(p) for p in paths if p not in films]
     files = [report_trace.write(traces, options.out, has_frontier=bool(runs))] if films else []

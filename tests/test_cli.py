@@ -527,6 +527,15 @@ def test_what_was_measured_is_shown_where_it_cannot_be_written(capsys, run, tmp_
     assert f"{tmp_path}: this folder cannot be written" in refused(capsys, *line)
 
 
+def test_a_report_does_not_write_over_what_it_merges(capsys, run, tmp_path):
+    for name in ("a", "b"):
+        done(capsys, "evaluate", run, "--steps", "0", "--out", tmp_path / name, "--no-progress")
+    before = (tmp_path / "a" / "frontier.json").read_bytes()
+    said = refused(capsys, "report", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "a")
+    assert f"--out {tmp_path / 'a'}: " in said and (tmp_path / "a" / "frontier.json").read_bytes() == before
+    done(capsys, "report", tmp_path / "a", "--out", tmp_path / "a")  # its page made anew
+
+
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     assert "hybrid train" in capsys.readouterr().out
