@@ -18,6 +18,10 @@ ROW = '{"prompt": "a", "sketch": "b", "answer": "c"}'
         (JsonLines(prompt_field="q"), '{"prompt": "a"}', "line 1: field 'q' is missing; the row has prompt"),
         (JsonLines(), "\n\n[1]", "line 3: must be a JSON object"),
         (JsonLines(), "{", "line 1: not JSON"),
+        (JsonLines(), '{"prompt": ' + "[" * 100_000, "line 1: not readable as JSON"),
+        (JsonLines(), '{"prompt": ' + "9" * 5000 + "}", "line 1: not readable as JSON"),
+        (JsonLines(), '{"prompt": "\\ud83d", "sketch": "", "answer": "1"}', "line 1: half of a surrogate pair"),
+        (ProsQA(), "[" * 100_000, "not readable as JSON"),
         (Multiplication(), "1 * 2||2", "line 1: not `a \\* b"),
         (Multiplication(), "1 * 2||2 0 #### 3 0", "line 1: product is 30, but 1\\*2 gives 20"),
         (Multiplication(), "1 * 2||3 0 #### 2 0", "line 1: sketch is 30"),
@@ -42,7 +46,7 @@ ROW = '{"prompt": "a", "sketch": "b", "answer": "c"}'
 def test_malformed_rows_are_named(task, text, message, tmp_path):
     path = tmp_path / "rows.txt"
     path.write_text(text)
-    with pytest.raises(ValueError, match=f"rows.txt, {message}"):
+    with pytest.raises(ValueError, match=f"rows.txt(, |: ){message}"):
         task.read(path)
 
 

@@ -93,6 +93,12 @@ def test_bad_files_and_templates(tmp_path):
     (tmp_path / "a.csv").write_text("question,work\n1,2,3\n")
     with pytest.raises(ValueError, match="line 2: expected 2 columns"):
         TASK.read(tmp_path / "a.csv")
+    (tmp_path / "long.csv").write_text(f"context,question,work,label\nc,q,{'1' * 200_000},2\n")
+    assert len(TASK.read(tmp_path / "long.csv")[0].sketch) == 200_000
+    packed = gzip.compress(b"{}")
+    (tmp_path / "a.jsonl.gz").write_bytes(packed[:10] + b"\x07" + packed[11:])  # no such kind of block
+    with pytest.raises(ValueError, match="a.jsonl.gz: not readable as text"):
+        TASK.read(tmp_path / "a.jsonl.gz")
     (tmp_path / "a.parquet").write_text("no")
     with pytest.raises(ValueError, match="no parquet file"):
         TASK.read(tmp_path / "a.parquet")

@@ -18,6 +18,10 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{place}: not JSON ({error.msg} at character {error.pos})") from None
+        except (ValueError, RecursionError) as error:  # numbers too long, brackets too deep
+            raise ValueError(f"{place}: not readable as JSON ({error})") from None
+        if "\\ud" in line.lower():
+            _check_characters(row, place)
         yield place, _object(row, place)
 
 
@@ -28,12 +32,17 @@ def json_list(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
         ValueError: not a JSON list of objects; a syntax error names its line.
     """
     try:
-        rows = json.loads(read_text(path))
+        rows = json.loads(text := read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(rows, list):
         raise ValueError(f"{path}, line 1: must hold one JSON list, not {type(rows).__name__}")
+    has_escapes = "\\ud" in text.lower()
     for number, row in enumerate(rows, 1):
+        if has_escapes:
+            _check_characters(row, f"{path}, entry {number}")
         yield f"{path}, entry {number}", _object(row, f"{path}, entry {number}")
 
 
@@ -62,6 +71,14 @@ def texts_of(row: dict[str, object], field: str, place: str) -> list[str]:
         found = "is missing" if field not in row else "must be a list of strings"
         raise ValueError(f"{place}: field {field!r} {found}")
     return value
+
+
+def _check_characters(row: object, place: str) -> None:
+    """Refuse half a character, as texts that were cut by UTF-16 units end in."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place}: half of a surrogate pair ({error.object[error.start]!r}), no character") from None
 
 
 def _object(row: object, place: str) -> dict[str, object]:

@@ -144,12 +144,17 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     elif ending == "json":
         yield from json_list(path)
     elif ending in ("csv", "tsv"):
+        csv.field_size_limit(2**31 - 1)  # a long sketch is more than the library's 128 kB
         table = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="," if ending == "csv" else "\t")
-        for row in table:
-            place = f"{path}, line {table.line_num}"
-            if None in row or None in row.values():
-                raise ValueError(f"{place}: expected {len(table.fieldnames or ())} columns, as the first line names")
-            yield place, dict(row)
+        try:
+            for row in table:
+                place = f"{path}, line {table.line_num}"
+                if None in row or None in row.values():
+                    columns = len(table.fieldnames or ())
+                    raise ValueError(f"{place}: expected {columns} columns, as the first line names")
+                yield place, dict(row)
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {table.line_num}: {error}") from None
     elif ending == "parquet":
         try:
             from pyarrow import ArrowInvalid
