@@ -26,10 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return options.command(options) or 0
+        status = options.command(options) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that is gone is no error
+        return status
     except KeyboardInterrupt as stop:
         if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
-            print(f"\nhybrid: {stop or 'stopped'}", file=sys.stderr)
+            print(f"\nhybrid: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
     except SystemExit as stop:
         return int(stop.code or 0)
@@ -46,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     text = str(error)
+    if "in DataLoader worker" in text:  # with all of its traceback
+        text = text.strip().splitlines()[-1].partition(": ")[2]
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     return " ".join(text.split())

@@ -24,6 +24,7 @@ from hybrid.records import Reasoned
 from hybrid.shard import ALONE, Shard, batches
 from hybrid.tasks import Task
 from hybrid.tasks.collate import prompts as collate
+from hybrid.tasks.task import read_text
 
 
 def answers(
@@ -103,11 +104,13 @@ def read_prompts(given: Sequence[str] | None, file: str | None, paragraphs: bool
     if given:
         return [p.replace("\\n", "\n") for p in given]
     if file in (None, "-"):
+        if sys.stdin is None:
+            raise ValueError("standard input is closed; give --prompt or --file")
         if sys.stdin.isatty():
             print("prompts, one a line; end with Ctrl-D", file=sys.stderr)
-        text = sys.stdin.read()
+        text = sys.stdin.read().removeprefix("\ufeff")  # of a file that begins with a byte order mark
     else:
-        text = Path(str(file)).read_text(encoding="utf-8")
+        text = read_text(Path(str(file)))
     parts = text.replace("\r\n", "\n").split("\n\n" if paragraphs else "\n")
     return [p.strip("\n") for p in parts if p.strip()]
 

@@ -180,6 +180,19 @@ def test_prompts_that_cannot_be_read_are_refused(capsys, run, monkeypatch, tmp_p
     assert "--file" in refused(capsys, "sample", run, "--file", "x", "--prompt", "1")
 
 
+def test_prompts_of_a_file_are_read_as_data_are(capsys, run, tmp_path, monkeypatch):
+    """With a byte order mark, or not as UTF-8, which names the file; a closed standard input is said."""
+    marked, latin = tmp_path / "marked.txt", tmp_path / "latin.txt"
+    marked.write_bytes(b"\xef\xbb\xbf1+1\r\n2+2\r\n")
+    latin.write_bytes(b"1+1\xe9\n")
+    assert done(capsys, "sample", run, "--file", marked, "--steps", "1").count("prompt") == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeff1+1\n"))
+    assert done(capsys, "sample", run, "--steps", "1").count("prompt") == 1
+    assert f"{latin}: not readable as text" in refused(capsys, "sample", run, "--file", latin)
+    monkeypatch.setattr("sys.stdin", None)
+    assert "standard input is closed" in refused(capsys, "sample", run)
+
+
 def test_a_sketch_longer_than_the_canvas_is_refused_and_a_longer_canvas_then_works(capsys, tmp_path):
     config = write_config(tmp_path, [*rows(), *({**row, "sketch": "1234567"} for row in rows(20))])
     arguments = ["train", config, f"run={tmp_path / 'run'}", "--no-progress"]
