@@ -7,6 +7,8 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -547,6 +549,31 @@ def test_a_report_does_not_write_over_what_it_merges(capsys, run, tmp_path):
     said = refused(capsys, "report", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "a")
     assert f"--out {tmp_path / 'a'}: " in said and (tmp_path / "a" / "frontier.json").read_bytes() == before
     done(capsys, "report", tmp_path / "a", "--out", tmp_path / "a")  # its page made anew
+
+
+def test_a_reader_that_is_gone_is_no_error(run):
+    """Nor is it one where all that was printed waits in a buffer for the end."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "hybrid.cli", "sample", run, "--prompt", "1+1", "--steps", "0"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_a_worker_says_is_said_without_its_traceback(capsys, monkeypatch, run):
+    def torn(*given, **options):
+        raise ValueError("Caught ValueError in DataLoader worker process 0.\nTraceback:\nValueError: row 3: torn\n")
+
+    monkeypatch.setattr("hybrid.sample.answers", torn)
+    assert refused(capsys, "sample", run, "--prompt", "1+1") == "hybrid: row 3: torn\n"
+    monkeypatch.setattr("hybrid.sample.answers", lambda *given, **options: _raise(KeyboardInterrupt()))
+    assert main(["sample", run, "--prompt", "1+1"]) == 130
+    assert capsys.readouterr().err == "\nhybrid: stopped\n"
+
+
+def _raise(error):
+    raise error
 
 
 def test_no_command_prints_the_help(capsys):
