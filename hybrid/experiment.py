@@ -275,8 +275,9 @@ def read_trained(folder: Path) -> dict[str, Any]:
         ConfigError: a damaged file.
     """
     try:
-        return dict(json.loads((folder / TRAINED).read_text(encoding="utf-8")))
-    except ValueError as error:
+        found = json.loads((folder / TRAINED).read_text(encoding="utf-8"))
+        return {"steps": found["steps"], "positions": found["positions"], **found}
+    except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{folder / TRAINED} is damaged: {error}") from None
 
 

@@ -305,6 +305,9 @@ def test_damaged_files_of_a_run_are_refused_by_name(capsys, run, tmp_path, name)
     folder = copy_of(run, tmp_path / "copy")
     (folder / name).write_bytes((folder / name).read_bytes()[:-20] + b"\x00{")
     assert name in refused(capsys, "sample", folder, "--prompt", "1+1")
+    for content in ("[1]", "3", "{}") if name == "trained.json" else ():
+        (folder / name).write_text(content)
+        assert f"{name} is damaged" in refused(capsys, "sample", folder, "--prompt", "1+1")
 
 
 class Bomb:
