@@ -38,9 +38,14 @@ class Point:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def settings(self) -> list[str]:
+        """All overrides. The folder is quoted: as YAML, `my runs #2` would be `my runs`."""
+        return [*self.overrides, f"run={json.dumps(str(self.folder), ensure_ascii=False)}"]
+
     def __call__(self) -> str:
         """Train and evaluate. "" where both went well, else the last line that the command that failed said."""
-        train = ["train", self.config, *self.overrides, f"run={self.folder}", "--no-progress"]
+        train = ["train", self.config, *self.settings, "--no-progress"]
         for line in (train, ["evaluate", str(self.folder), "--no-progress"]):
             command = [sys.executable, "-P", "-m", "hybrid.cli", *line]
             done = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent, check=False)
@@ -62,7 +67,7 @@ class Point:
             found = json.loads((self.folder / "frontier.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        wanted = plain(read_experiment(self.config, [*self.overrides, f"run={self.folder}"]))
+        wanted = plain(read_experiment(self.config, self.settings))
         return bool(found.get("config") == wanted)
 
     def frontier(self) -> Frontier:

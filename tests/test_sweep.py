@@ -8,6 +8,7 @@ from test_cli import done, refused, write_config
 from hybrid.build import ConfigError
 from hybrid.cli import main
 from hybrid.config import values_of
+from hybrid.experiment import read_experiment
 from hybrid.sweep import parameters, points, sweep
 
 
@@ -34,6 +35,9 @@ def test_every_combination_is_a_point_of_its_own(tmp_path):
         f"seed={seed},model.drafter.policy={policy}" for seed in (0, 1) for policy in ("_kind_threshold_", "margin")
     ]
     assert all("train.steps=2" in point.overrides for point in found)
+    for name in ("my runs #2", "runs: ü", "[x", '"', "1e3"):
+        (point,) = points(config, ["seed=0"], tmp_path / name)
+        assert read_experiment(config, point.settings).run == str(tmp_path / name / "only")
     for axes in (["seed=0,1", "seed=2"], ["seed"], ["run=a,b"], ["seed=0,0"], ["seed=[0,1"], ["seed=0],[1"]):
         with pytest.raises(ConfigError):
             points(config, axes, tmp_path)
