@@ -55,8 +55,8 @@ class Budget:
             if given is not None:
                 counts = tuple(operator.index(limit) for limit in each)
                 object.__setattr__(self, name, counts if isinstance(given, Sequence) else counts[0])
-        if self.ms is not None and not (isinstance(self.ms, int | float) and self.ms > 0):
-            raise ValueError(f"ms={self.ms!r}: must be a number above 0, milliseconds of the whole call")
+        if self.ms is not None and not (isinstance(self.ms, int | float) and 0 < self.ms < math.inf):
+            raise ValueError(f"ms={self.ms!r}: must be a finite number above 0, milliseconds of the whole call")
         if self.effort is not None and self.effort not in SHARES:
             raise ValueError(f"effort={self.effort!r}: must be one of {', '.join(get_args(Effort))}")
 
