@@ -1,5 +1,7 @@
 """Uniform corruption: its noise, its bound, its reverse process, and what it refuses."""
 
+import math
+from fractions import Fraction
 from itertools import islice, product
 
 import pytest
@@ -142,6 +144,28 @@ def test_the_cost_is_finite_and_not_negative_at_the_ends_of_time():
             for x, z in product(range(3), repeat=2):
                 cost = UNIFORM.cost(logits, torch.full((3,), x), torch.full((3,), z), t, schedule, Alphabet(3, 4))
                 assert cost.isfinite().all() and (cost >= -1e-5).all(), (schedule, x, z, cost)
+
+
+@pytest.mark.parametrize("t", [0.5, 0.01, 1e-4])
+def test_the_cost_is_exact_where_a_likely_token_of_many_is_noise(t):
+    """In float32: then s^ / s is about (t / k)^2, and its distance from 0 is lost in 1 + r."""
+    k, x, z = 50_000, torch.tensor([7]), torch.tensor([3])
+    output = torch.full((1, k + 1), -12.0, dtype=torch.float64)
+    output[0, 3], output[0, 7], output[0, k] = 5.0, -10.0, -torch.inf
+    t, alphabet = torch.tensor([t]).double(), Alphabet(k, k + 1)
+    denoise = UNIFORM.posterior(Predict(lambda z, t: output[None].clone()), Linear(), alphabet)
+    logits = denoise.logits(z[None], t, torch.ones(1, 1, dtype=torch.bool)).float().requires_grad_()
+    cost = UNIFORM.cost(logits, x, z, t, Linear(), alphabet)
+    cost.backward()
+    p = [Fraction(float(y)) for y in logits[0].detach().double().softmax(-1)]
+    total, rho = sum(p), 1 + Fraction(float(1 - t)) * k / Fraction(float(t))
+    expected = 0.0
+    for y in (0, 7):  # all but text and noise are alike
+        s = rho if y == 7 else Fraction(1)
+        ratio = (1 + (rho - 1) * (p[y] - p[3] / rho) / total) / s
+        expected += (k - 2 if y == 0 else 1) * float(s) * (float(ratio - 1) - math.log(ratio))
+    assert float(cost.detach()) == pytest.approx(expected / float(1 - t) / k, rel=1e-3)
+    assert logits.grad.isfinite().all()
 
 
 @every_schedule

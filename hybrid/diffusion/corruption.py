@@ -217,7 +217,8 @@ class Uniform(Corruption):
         (SEDD, arXiv 2310.16834), with s_y = q(y|x) / q(z|x) and s^_y its mean under p(x | z_t).
 
         With rho = q(z|z) / q(y|z) = 1 + alpha k / (1 - alpha), each term is s (r - log(1 + r)) for the relative
-        error r = s^ / s - 1, written so that nothing cancels as alpha falls to 0.
+        error r = s^ / s - 1, written so that nothing cancels as alpha falls to 0, nor in the logarithm where r is all
+        but -1: where a likely token of a large vocabulary is noise.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         t = t.double()
@@ -227,15 +228,17 @@ class Uniform(Corruption):
         rho = 1 + excess
         p = logits.softmax(-1)
         p_z = p.gather(-1, z[:, None])
-        others = 1 - p_z
+        others = p.scatter(-1, z[:, None], 0.0).sum(-1, keepdim=True)
         token = torch.arange(logits.shape[-1], device=logits.device)
         is_x, is_kept = token == x[:, None], (x == z)[:, None]
         odds = p - p_z / rho  # s^_y = 1 + excess * odds
         s = torch.where(is_kept, 1 / rho, torch.where(is_x, rho, 1.0))
         r = excess * torch.where(is_kept, others + rho * p, torch.where(is_x, (odds - 1) / rho, odds))
+        ratio = torch.where(is_kept, 1 + r, (others + p_z / rho + excess * p) / torch.where(is_x, rho, 1.0))  # 1 + r
+        log = torch.where(r > -0.5, torch.log1p(r.clamp(min=-0.5)), ratio.log())
         is_term = token != z[:, None]
         is_term[:, list(alphabet.gone)] = False
-        return rate * torch.where(is_term, s * (r - torch.log1p(r)), 0.0).sum(-1)
+        return rate * torch.where(is_term, s * (r - log), 0.0).sum(-1)
 
     def reverse(
         self,
