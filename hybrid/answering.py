@@ -245,8 +245,10 @@ class Answering:
     def _prefix(self, prompts: Prompts, drafted: Drafted, spent: Spent) -> tuple[list[Segment], Memory | None]:
         """What the decoder must still read before it answers, and the memory it may start from."""
         special = self.tokenizer.reader.special
-        memory, is_text = drafted.memory if self.networks.is_shared else None, type(self.model.bridge) is Tokens
-        if drafted.holds_sketch and not is_text:  # the text is not what this bridge makes of it: all is read anew
+        memory = drafted.memory if self.networks.is_shared else None
+        if (
+            drafted.holds_sketch and type(self.model.bridge) is not Tokens
+        ):  # of the text, not of what a bridge makes of it
             drafted, memory = replace(drafted, memory=None), None
         if memory is not None and drafted.holds_sketch:
             # Only the last token written is not in memory yet: the end token, or what a full canvas cut off.

@@ -132,8 +132,8 @@ def unused(options: Any, drafter: "Drafter") -> str | None:
     """Options of an evaluation that say nothing to this drafter, in one line; None: all of them count."""
     from hybrid.drafters.diffusion import Diffusion
 
-    names = ("policies", "drafts", "temperature", "verify", *(() if drafter.steps_matter else ("steps",)))
-    given = [f"--{name}" for name in names if getattr(options, name) is not None]
+    names = ("policies", "controls", "drafts", "temperature", "verify", *(() if drafter.steps_matter else ("steps",)))
+    given = [f"--{name}" for name in names if getattr(options, name) not in (None, "")]
     if isinstance(drafter, Diffusion) or not given:
         return None
     return f"{', '.join(given)}: of diffusion drafters alone, and this run's is {type(drafter).__name__}; not used"

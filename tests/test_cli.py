@@ -296,8 +296,8 @@ def test_rows_that_are_made_as_they_are_read_are_not_all_looked_at():
 def test_options_that_do_nothing_are_said(capsys, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
     done(capsys, "train", config, f"run={run}", "model.drafter=none", "model.feed=none", "--no-progress")
-    assert main(["evaluate", str(run), "--steps", "1", "--drafts", "5", "--no-progress"]) == 0
-    assert "warning: --drafts, --steps: of diffusion drafters alone" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--steps", "1", "--drafts", "5", "--controls", "gold", "--no-progress"]) == 0
+    assert "warning: --controls, --drafts, --steps: of diffusion drafters alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "trained.json", "config.yaml"])
