@@ -293,6 +293,21 @@ def test_rows_that_are_made_as_they_are_read_are_not_all_looked_at():
     assert _looked_at(some, len(some)) == 30_000 and _looked_at(made, len(made)) == 20_000
 
 
+def test_a_run_goes_on_with_the_rows_that_it_was_begun_with(capsys, tmp_path):
+    config, run = write_config(tmp_path), tmp_path / "run"
+    train = ("train", config, f"run={run}", "--no-progress")
+    done(capsys, *train)
+    (run / "trained.json").unlink()  # as of a run that was stopped
+    write_rows(tmp_path / "rows.jsonl", rows(20))
+    assert refused(capsys, *train).startswith(f"hybrid: data.train: not what {run} was begun with")
+    write_rows(tmp_path / "rows.jsonl", rows())
+    done(capsys, *train)
+    (run / "trained.json").unlink()
+    (run / "data.json").unlink()  # a run of before it was kept
+    write_rows(tmp_path / "rows.jsonl", rows(20))
+    done(capsys, *train)
+
+
 def test_options_that_do_nothing_are_said(capsys, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
     done(capsys, "train", config, f"run={run}", "model.drafter=none", "model.feed=none", "--no-progress")

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import ClassVar
 
@@ -112,6 +112,18 @@ class Data:
             raise ValueError(f"data.rows = {self.rows}: of a made train split alone; a file's are cut by data.limit")
         if self.limit is not None and (self.train, self.valid, self.test) == (None, None, None):
             raise ValueError(f"data.limit = {self.limit}: of files alone; a made train split's rows are data.rows")
+
+
+def digests(data: Data) -> dict[str, str]:
+    """What stands in the files on this machine that make the splits, by config key."""
+    named = {f"data.{name}": getattr(data, name) for name in SPLITS}
+    named |= {f"data.exclude[{i}]": path for i, path in enumerate(data.exclude)}
+    found = {}
+    for key, path in named.items():
+        if path is not None and Path(path).is_file():
+            with open(path, "rb") as file:
+                found[key] = file_digest(file, "blake2b").hexdigest()
+    return found
 
 
 def split(task: Task, data: Data, name: str, seed: int = 0) -> Sequence[Example]:

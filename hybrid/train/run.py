@@ -1,6 +1,7 @@
 """One training run in its folder: started, resumed or interrupted, nothing lost."""
 
 import ctypes
+import json
 import logging
 import signal
 import sys
@@ -31,10 +32,12 @@ from hybrid.experiment import (
     save_config,
     save_run,
 )
+from hybrid.frontier import write_atomically
 from hybrid.reasoner import Reasoner
 from hybrid.shard import rank_and_world
 from hybrid.sizes import sizes_table
 from hybrid.tasks import Tokenizer
+from hybrid.tasks.task import digests
 from hybrid.train.bar import Bar
 from hybrid.train.checkpoints import AtomicCheckpoints, Saver, Stopped, Weights, newest
 from hybrid.train.curve import Curve
@@ -45,7 +48,7 @@ from hybrid.train.module import HybridReasoner
 from hybrid.train.optimiser import networks, optimiser_of
 from hybrid.train.sharding import ShardedReasoner, check_ranks, plugins, strategy
 
-CHECKPOINTS, METRICS = "checkpoints", Path("logs", "metrics.csv")
+CHECKPOINTS, METRICS, DATA = "checkpoints", Path("logs", "metrics.csv"), "data.json"
 
 
 def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Path:
@@ -120,8 +123,11 @@ def _prepared(experiment: Experiment, folder: Path, rank: int) -> tuple[Tokenize
             if said := experiment.check_evaluation(tokenizer):
                 print(f"hybrid: warning: {said}", file=sys.stderr)
             save_run(folder, experiment, tokenizer)
+            write_atomically(folder / DATA, (json.dumps(digests(experiment.data), indent=1) + "\n").encode())
     elif (folder / TOKENIZER).is_file():
         tokenizer = Tokenizer.load(folder / TOKENIZER)
+        if not _is_over(folder, experiment, checkpoint):
+            _check_files(experiment, folder)
     else:
         raise ConfigError(f"{folder} has weights but no {TOKENIZER}; put it back, or name another folder with run=DIR")
     if rank == 0:
@@ -230,6 +236,18 @@ def _check_same(experiment: Experiment, folder: Path) -> None:
         listed = "; ".join(f"{key}: {old} there, {new} now" for key, (old, new) in list(changed.items())[:8])
         more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise ConfigError(f"{folder} holds a run of another config ({listed}{more}); name another folder with run=DIR")
+
+
+def _check_files(experiment: Experiment, folder: Path) -> None:
+    """Refuse to go on with other rows than a run was begun with. Runs of before this was kept are not checked."""
+    if not (folder / DATA).is_file():
+        return
+    begun, now = json.loads((folder / DATA).read_text(encoding="utf-8")), digests(experiment.data)
+    if changed := [key for key in now if begun.get(key, now[key]) != now[key]]:
+        raise ConfigError(
+            f"{', '.join(changed)}: not what {folder} was begun with; put the old file back, or begin another run with "
+            "run=DIR"
+        )
 
 
 def _begun_with(folder: Path) -> Mapping[str, Any]:
