@@ -246,9 +246,8 @@ class Answering:
         """What the decoder must still read before it answers, and the memory it may start from."""
         special = self.tokenizer.reader.special
         memory = drafted.memory if self.networks.is_shared else None
-        if (
-            drafted.holds_sketch and type(self.model.bridge) is not Tokens
-        ):  # of the text, not of what a bridge makes of it
+        if drafted.holds_sketch and type(self.model.bridge) is not Tokens:
+            # It remembers the text, and not what this bridge makes of it: all is read anew.
             drafted, memory = replace(drafted, memory=None), None
         if memory is not None and drafted.holds_sketch:
             # Only the last token written is not in memory yet: the end token, or what a full canvas cut off.

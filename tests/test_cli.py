@@ -308,6 +308,14 @@ def test_a_run_goes_on_with_the_rows_that_it_was_begun_with(capsys, tmp_path):
     done(capsys, *train)
 
 
+def test_weights_that_are_gone_come_back_from_the_checkpoint(capsys, trained, tmp_path):
+    config, run = trained
+    folder = copy_of(run, tmp_path / "copy")
+    (folder / "model.safetensors").unlink()
+    done(capsys, "train", config, f"run={folder}", "--no-progress")
+    assert (folder / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
 def test_options_that_do_nothing_are_said(capsys, tmp_path):
     config, run = write_config(tmp_path), tmp_path / "run"
     done(capsys, "train", config, f"run={run}", "model.drafter=none", "model.feed=none", "--no-progress")

@@ -107,11 +107,8 @@ class Diffusion(Drafter):
         if self.decode_window is not None and self.decode_window < 1:
             raise ValueError(f"decode_window={self.decode_window}: must be 1 or more, or null for the whole canvas")
         check_blocks(self.attention_block, self.decode_window, self.next_token)
-        check_self_condition(self.self_condition, self.attention_block, self.shift)
-        check_marks(
-            self.corruption, self.times, train_weight=(self.train_weight, 1), focal=(self.focal, 0),
-            self_condition=(self.self_condition * (not self.corruption.marks_noise), 0),
-        )  # fmt: skip
+        check_self_condition(self.self_condition, self.attention_block, self.shift, self.corruption)
+        check_marks(self.corruption, self.times, train_weight=(self.train_weight, 1), focal=(self.focal, 0))
         Sampling(self.temperature, self.top_k, self.top_p)  # refuses what makes no sense
         check_policy(self.policy, self.corruption)
 

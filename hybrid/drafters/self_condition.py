@@ -14,13 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hybrid.diffusion import noise as streams
+from hybrid.diffusion.corruption import Corruption
 from hybrid.diffusion.guidance import spread
 from hybrid.diffusion.noise import Noise
 from hybrid.nets.layout import Segment
 from hybrid.nets.network import Network
 
 
-def check_self_condition(share: float, attention_block: int | None, shift: bool) -> None:
+def check_self_condition(share: float, attention_block: int | None, shift: bool, corruption: Corruption) -> None:
     """Refuse shares that are none, and canvases on which no mask is ever read."""
     if not 0 <= share <= 1:
         raise ValueError(f"self_condition={share}: must be between 0 (never) and 1, a share of the rows")
@@ -28,6 +29,11 @@ def check_self_condition(share: float, attention_block: int | None, shift: bool)
         raise ValueError(
             f"self_condition={share} with attention_block=1: a canvas that is read as plain text has no mask to read "
             "anything with; set self_condition: 0"
+        )
+    if share and not corruption.marks_noise:
+        raise ValueError(
+            f"self_condition={share}: is about the masks of a canvas, and {type(corruption).__name__} corruption has "
+            "none, so it must be 0"
         )
 
 

@@ -32,17 +32,15 @@ def json_list(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
         ValueError: not a JSON list of objects; a syntax error names its line.
     """
     try:
-        rows = json.loads(text := read_text(path))
+        rows = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(rows, list):
         raise ValueError(f"{path}, line 1: must hold one JSON list, not {type(rows).__name__}")
-    has_escapes = "\\ud" in text.lower()
     for number, row in enumerate(rows, 1):
-        if has_escapes:
-            _check_characters(row, f"{path}, entry {number}")
+        _check_characters(row, f"{path}, entry {number}")
         yield f"{path}, entry {number}", _object(row, f"{path}, entry {number}")
 
 

@@ -65,7 +65,7 @@ def train(experiment: Experiment, folder: Path, *, progress: bool = True) -> Pat
     rank, world = rank_and_world() or (0, 1)
     with locked(folder) if rank == 0 else nullcontext():
         tokenizer, checkpoint = _prepared(experiment, folder, rank)
-        if _is_over(folder, experiment, checkpoint):
+        if is_trained(folder, experiment):
             return folder  # the trainer knows an end by steps alone, and would take one more
         torch.manual_seed(experiment.seed)
         model = experiment.model if checkpoint is None else kept_model(folder, experiment)
@@ -115,8 +115,8 @@ def check(experiment: Experiment, folder: Path) -> None:
 def _prepared(experiment: Experiment, folder: Path, rank: int) -> tuple[Tokenizer, Path | None]:
     """The run's tokenizer, and the checkpoint to go on from; a folder without one is begun, unless it is at its end."""
     _check_same(experiment, folder)
-    checkpoint = newest(folder / CHECKPOINTS)
-    if checkpoint is None and not _is_over(folder, experiment, checkpoint):
+    checkpoint, is_over = newest(folder / CHECKPOINTS), is_trained(folder, experiment)
+    if checkpoint is None and not is_over:
         tokenizer = experiment.make_tokenizer()
         if rank == 0:
             experiment.check_data(tokenizer)
@@ -126,7 +126,7 @@ def _prepared(experiment: Experiment, folder: Path, rank: int) -> tuple[Tokenize
             write_atomically(folder / DATA, (json.dumps(digests(experiment.data), indent=1) + "\n").encode())
     elif (folder / TOKENIZER).is_file():
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        if not _is_over(folder, experiment, checkpoint):
+        if not is_over:
             _check_files(experiment, folder)
     else:
         raise ConfigError(f"{folder} has weights but no {TOKENIZER}; put it back, or name another folder with run=DIR")
@@ -209,17 +209,12 @@ def _end(stop: Stopped, path: Path, rank: int) -> None:
 
 
 def is_trained(folder: Path, experiment: Experiment) -> bool:
-    """Whether the folder's run has reached its end."""
-    if not (folder / TRAINED).is_file():
+    """Whether the folder's run has reached its end. Its weights are enough, as of those that are shipped."""
+    if not ((folder / TRAINED).is_file() and (folder / WEIGHTS).is_file()):
         return False
     trained = read_trained(folder)
     limit = experiment.train.positions
     return trained["steps"] >= experiment.train.steps or (limit is not None and trained["positions"] >= limit)
-
-
-def _is_over(folder: Path, experiment: Experiment, checkpoint: Path | None) -> bool:
-    """Whether nothing is left to train. Of a run at its end the weights are enough, as of those that are shipped."""
-    return (checkpoint is not None or (folder / WEIGHTS).is_file()) and is_trained(folder, experiment)
 
 
 def _check_same(experiment: Experiment, folder: Path) -> None:
