@@ -119,7 +119,8 @@ class Answering:
 
     def _besides(self, drafter: Drafter, writing: Writing) -> int:
         """Forwards that a sketch takes besides its steps: those that verify it, and a bridge's."""
-        return drafter.forwards_besides + (self.bridge is not None and writing.how != "canvas")
+        reads = self.bridge is not None and writing.how != "canvas"
+        return drafter.forwards_besides + (self.model.bridge.forwards if reads else 0)
 
     def _plan(self, budget: Budget, drafter: Drafter, rows: int, writing: Writing) -> Plan:
         """Steps and tokens of each row. Forwards buy steps, or tokens where a drafter writes them one by one."""

@@ -1,6 +1,7 @@
 """How a sketch enters the decoder."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,12 @@ from hybrid.records import Prompts, Special, Spent
 
 @dataclass(frozen=True)
 class Bridge:
-    """Turns a canvas into the segment named "sketch" that the decoder reads after the prompt."""
+    """Turns a canvas into the segment named "sketch" that the decoder reads after the prompt.
+
+    forwards: network calls that its module makes, which a budget of forwards reserves.
+    """
+
+    forwards: ClassVar[int] = 0
 
     def segment(self, sketch: Int[Tensor, "b l"], start: Int[Tensor, "b"], special: Special) -> Segment:
         """`start` is the position after the prompt. A canvas of pads alone means no sketch: nothing is kept."""
@@ -56,6 +62,8 @@ class Latent(Tokens):
     text: bool = True
     gradient: bool = False
     frozen: bool = False
+
+    forwards: ClassVar[int] = 1
 
     @property
     def title(self) -> str:

@@ -68,8 +68,12 @@ def test_limits_per_row_and_forwards_that_buy_two_a_step_or_tokens():
 
 
 @pytest.mark.parametrize(
-    "limits", [{"ms": 0}, {"ms": -1.0}, {"ms": float("inf")}, {"tokens": -1}, {"forwards": 1.5}, {"effort": "huge"}]
-)
+    "limits",
+    [
+        {"ms": 0}, {"ms": -1.0}, {"ms": float("inf")}, {"tokens": -1}, {"forwards": 1.5}, {"effort": "huge"},
+        {"steps": 10**20},
+    ],
+)  # fmt: skip
 def test_limits_that_are_none_are_refused(unchecked, limits):
     (name,) = limits
     with pytest.raises(ValueError, match=f"{name}="):

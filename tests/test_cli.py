@@ -542,6 +542,15 @@ def test_a_pipe_is_written_and_never_replaced(run, tmp_path, option):
     assert pipe.is_fifo() and "1+1" in read[0] and [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
+def test_what_a_terminal_cannot_show_is_escaped(run, monkeypatch):
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, encoding="ascii", write_through=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        assert main(["sample", run, "--prompt", "1+1", "--steps", "1", "--live"]) == 0
+    assert b"\\u2591" in written.getvalue()
+
+
 def test_weights_may_be_read_by_whom_the_other_files_may(capsys, run, tmp_path, monkeypatch):
     assert {path.stat().st_mode for path in Path(run).glob("*.*") if path.name != ".lock"} == {
         (Path(run) / "config.yaml").stat().st_mode

@@ -273,6 +273,8 @@ def test_the_card_holds_the_frontier_and_the_config(tmp_path):
     frontier = evaluate(reasoner, experiment.task, experiment.examples("test"), settings, name="chain", progress=False)
     report.write(frontier, tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in files}) == 1  # weights too may be read by whom the card may
     card = (tmp_path / "out" / "README.md").read_text()
     assert report.table(frontier) in card and "1,234 token positions" in card
     assert dump({"task": plain(experiment)["task"]}).rstrip() in card and experiment.examples("test")[0].prompt in card

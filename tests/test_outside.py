@@ -7,9 +7,10 @@ from typing import ClassVar
 import pytest
 import torch
 from test_report import row as make_row
+from torch import nn
 from toy import tiny_batch, tiny_reasoner
 
-from hybrid.bridge import Bridge
+from hybrid.bridge import Bridge, Latent
 from hybrid.config import add_fork_path
 from hybrid.diffusion.budget import Budget
 from hybrid.diffusion.corruption import Absorbing
@@ -90,6 +91,26 @@ def test_a_bridge_is_what_the_decoder_reads_of_verified_sketches_too(pairing, ve
     assert [r.answer_tokens for r in given] == [r.answer_tokens for r in found]
     lengths = (ending(reasoner.special).read(sketches) != reasoner.special.pad).sum(-1).tolist()
     assert max(lengths) > 2 and [r.spent["sketch_tokens"] for r in found] == lengths
+
+
+class Scaled(nn.Module):
+    """Learns, and asks no network."""
+
+    def forward(self, networks, prompts, sketch, memory=None, spent=None):
+        return sketch
+
+
+@dataclass(frozen=True)
+class Scaling(Ending):
+    def module(self, networks):
+        return Scaled()
+
+
+def test_a_budget_reserves_the_forwards_that_a_bridge_makes():
+    for bridge, steps in ((Scaling(), 3), (Latent(), 2)):
+        reasoner = tiny_reasoner(bridge=bridge)
+        (found,) = reasoner.reason(["1+2="], Budget(forwards=3 + reasoner.config.max_answer))
+        assert found.allowed["steps"] == steps
 
 
 def test_a_chain_that_would_not_read_its_bridge_is_refused():

@@ -14,6 +14,7 @@ from torch import Tensor
 PerRow = int | Sequence[int] | None
 Effort = Literal["none", "low", "medium", "high"]
 Unit = Literal["steps", "tokens"]  # what a drafter's forwards and time buy
+MANY = 2**31 - 1  # what a limit can be: more than any canvas has use for
 # Steps of an effort, as a share of the canvas.
 SHARES: dict[str, float] = {"none": 0.0, "low": 1 / 8, "medium": 1 / 3, "high": 1.0}
 
@@ -47,10 +48,10 @@ class Budget:
             given = getattr(self, name)
             each = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
             for limit in () if given is None else each:
-                if isinstance(limit, bool) or not isinstance(limit, SupportsIndex) or operator.index(limit) < 0:
+                if not _is_limit(limit):
                     what = "no answer" if name == "forwards" else "no sketch"
                     raise ValueError(
-                        f"{name}={limit!r}: must be a whole number, 0 ({what}) or more, or one for each row"
+                        f"{name}={limit!r}: must be a whole number from 0 ({what}) to {MANY}, or one for each row"
                     )
             if given is not None:
                 counts = tuple(operator.index(limit) for limit in each)
@@ -125,6 +126,10 @@ class Plan:
         if counts == "steps":
             return Plan(tuple(min(n, limit) for n in self.steps), self.tokens)
         return Plan(tuple(n if limit else 0 for n in self.steps), tuple(min(n, limit) for n in self.tokens))
+
+
+def _is_limit(given: object) -> bool:
+    return isinstance(given, SupportsIndex) and not isinstance(given, bool) and 0 <= operator.index(given) <= MANY
 
 
 def _each(name: str, given: PerRow, rows: int) -> list[int | None]:

@@ -34,6 +34,8 @@ def export(run: str | Path, out: str | Path, *, adapters: bool = False) -> list[
     for name, model in lora.items():
         write_adapter(model, out / f"{name}_adapter")
     (out / "README.md").write_text(card(run, experiment, reasoner, trained), encoding="utf-8")
+    for weights in out.rglob("*.safetensors"):  # which the library writes for their owner alone
+        weights.chmod((out / "README.md").stat().st_mode)
     return sorted(out.iterdir())
 
 
