@@ -10,7 +10,7 @@ usage: bash scripts/quickstart.sh [--short]
 
 Installs the package into .venv, trains three models of one size on a built-in task (direct: answer only;
 chain: writes the sketch token by token, then the answer; hybrid: drafts the sketch by diffusion), evaluates
-them over budgets, and writes one frontier of all three to runs/quickstart. Seven to eight minutes on two cores.
+them over budgets, and writes one frontier of all three to runs/quickstart. About ten minutes on a CPU.
 Run it again and it goes on where it stopped; delete runs/quickstart to begin anew.
 
   --short   few training steps: the same path in a minute or two, with meaningless figures, in runs/quickstart-short
