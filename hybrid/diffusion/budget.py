@@ -51,7 +51,8 @@ class Budget:
                 if not _is_limit(limit):
                     what = "no answer" if name == "forwards" else "no sketch"
                     raise ValueError(
-                        f"{name}={limit!r}: must be a whole number from 0 ({what}) to {MANY}, or one for each row"
+                        f"{name}={limit!r}: must be a whole number, 0 ({what}) or more and at most {MANY}, or one for "
+                        "each row"
                     )
             if given is not None:
                 counts = tuple(operator.index(limit) for limit in each)
