@@ -34,7 +34,7 @@ class Budget:
     effort: none, low, medium or high: 0, an eighth, a third or all of the canvas in steps.
 
     Raises:
-        ValueError: a limit that is negative, fractional or unknown.
+        ValueError: a limit that is negative, fractional, unknown or beyond 2**31 - 1.
     """
 
     steps: PerRow = None
