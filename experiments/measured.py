@@ -170,10 +170,15 @@ class Entry:
     def said(self) -> str:
         """The way in words."""
         _, policy, threshold, setting, _, _, steps = self.way
-        if steps == 0:
-            return "no sketch"
-        parts = [policy, None if threshold is None else f"{threshold:g}", setting]
-        return " ".join(str(p) for p in parts if p) + ("" if steps is None else f" in {steps} steps")
+        return in_words(policy, threshold, setting, steps)
+
+
+def in_words(policy: str | None, threshold: float | None, setting: str | None, steps: int | None) -> str:
+    """A way of drafting, as tables tell of it."""
+    if steps == 0:
+        return "no sketch"
+    parts = [policy, None if threshold is None else f"{threshold:g}", setting]
+    return " ".join(str(p) for p in parts if p) + ("" if steps is None else f" in {steps} steps")
 
 
 def entries(found: dict[tuple[str, str], list[Measured]]) -> list[Entry]:

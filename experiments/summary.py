@@ -1,7 +1,7 @@
 """One table and one picture of all that has been measured: `python experiments/summary.py`.
 
 Reads the stored results, needs neither data nor weights, and writes summary.json, frontiers.png and the tables of the
-READMEs here and in learning_speed, families and policies. Of every method's ways of drafting (policy, threshold, steps)
+READMEs here and in frontier, learning_speed, families and policies. Of every method's ways of drafting (policy, threshold, steps)
 the one with the best accuracy on validation is taken, within each share of the chain's sequential forwards; what is
 reported of it is the test.
 """
@@ -24,6 +24,7 @@ from tables import (
     put,
     steps_table,
     summary_table,
+    timing_table,
 )
 
 from hybrid.build import ConfigError
@@ -50,6 +51,7 @@ def main(results: Path = HERE / "frontier" / "results", out: Path = HERE, say: C
     aims = goals_table(list(goals(found)))
     own = {"goals": aims, "steps": steps, "summary": table, "corrupted": corrupted_table(results)}
     put(out / "README.md", own | {"families": families_table(listed)})
+    put(out / "frontier" / "README.md", {"timing": timing_table(HERE / "frontier" / "timing.json")})
     put(out / "families" / "README.md", {"addition": addition_table(HERE / "families" / "results")})
     variants = {task: learning_table(LEARNING / "results" / task) for task in ("quickstart", "countdown_3", "mult_3x3")}
     put(out / LEARNING.name / "README.md", variants)

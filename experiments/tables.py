@@ -1,6 +1,7 @@
 """The tables of the pages, as Markdown."""
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,19 @@ def corrupted_table(results: Path) -> str:
             what = name.removeprefix("gold, ").removesuffix(" corrupted")
             lines.append([run.task, what, *(found.get(count, "–") for count in counts)])
     return markdown([*heads, *counts], lines) if lines else "**Not run.**"
+
+
+def timing_table(file: Path) -> str:
+    """Ways of drafting beside the chain that the same trunk writes (experiments/timing.py)."""
+    if not file.is_file():
+        return "**Not run.**"
+    heads = ["task", "run", "way", "answers right, %", "forwards", "ms", "of the chain's forwards", "of its time"]
+    lines = []
+    for row in json.loads(file.read_text(encoding="utf-8")):
+        costs = [f"{100 * row['accuracy']:.0f}", f"{row['sequential_forwards']:.1f}", f"{row['ms']:.1f}"]
+        shares = [f"{row[name]:.2f}" if row["way"] else "" for name in ("of_the_chains_forwards", "of_the_chains_time")]
+        lines.append([row["task"], row["run"], row["way"] or "chain", *costs, *shares])
+    return markdown(heads, lines)
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -287,8 +287,9 @@ def test_a_missing_data_folder_says_which_file_and_where_it_is_published(file, m
 
 def test_the_summary_is_that_of_the_stored_results(tmp_path):
     """What is committed is what `python experiments/summary.py` writes."""
-    pages = ("README.md", "learning_speed/README.md", "families/README.md", "policies/README.md")
-    for folder in ("learning_speed", "families", "policies"):
+    folders = ("frontier", "learning_speed", "families", "policies")
+    pages = ("README.md", *(f"{folder}/README.md" for folder in folders))
+    for folder in folders:
         (tmp_path / folder).mkdir()
     for page in pages:
         shutil.copy(EXPERIMENTS / page, tmp_path / page)
