@@ -1,9 +1,9 @@
 """One table and one picture of all that has been measured: `python experiments/summary.py`.
 
 Reads the stored results, needs neither data nor weights, and writes summary.json, frontiers.png and the tables of the
-READMEs here and in frontier, learning_speed, families and policies. Of every method's ways of drafting (policy, threshold, steps)
-the one with the best accuracy on validation is taken, within each share of the chain's sequential forwards; what is
-reported of it is the test.
+READMEs here and in frontier, learning_speed, families and policies. Of every method's ways of drafting (policy,
+threshold, steps) the one with the best accuracy on validation is taken, within each share of the chain's sequential
+forwards; what is reported of it is the test.
 """
 
 import json
